@@ -1,0 +1,154 @@
+"""Leaf helpers that know nothing of the domain: atomic writes, checksums, UTC times, the step grid, logging set-up."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+
+@contextlib.contextmanager
+def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
+    """Give a path beside `target` to write to; it takes `target`'s place only when the block ends without an error.
+
+    The data is flushed to disk before the rename, so that after a crash or a full disk either the old or the new file
+    is there, whole.
+
+    Raises
+    ------
+    OSError
+        If the folder cannot be written or the disk is full; `target` is then untouched.
+    """
+    target = Path(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent)
+    os.close(handle)
+    partial = Path(name)
+    try:
+        yield partial
+        with partial.open("rb+") as stream:
+            os.fsync(stream.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        partial.chmod(0o666 & ~umask)  # mkstemp makes files that only their owner may read
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_json(path: str | os.PathLike[str], content: Any) -> None:
+    """Write JSON atomically, indented and with a final newline; NaN and infinity are refused (RFC 8259 has none)."""
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    with atomic_path(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def move_link(link: Path, target: Path) -> None:
+    """Point the symbolic link `link` to `target` (relative, so that the folder may be moved) in one atomic step."""
+    partial = link.with_name(f".{link.name}.{os.getpid()}.partial")
+    partial.unlink(missing_ok=True)
+    partial.symlink_to(os.path.relpath(target, link.parent), target_is_directory=True)
+    try:
+        partial.replace(link)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a folder if it is there."""
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def sha256_of_file(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file's bytes as 64 hex digits (FIPS 180-4)."""
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as stream:
+        for block in iter(lambda: stream.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def utc_now() -> datetime:
+    """Present moment, aware, UTC."""
+    return datetime.now(timezone.utc)
+
+
+def iso_z(moment: datetime) -> str:
+    """ISO 8601 with a final `Z`; naive times are UTC. Sub-second digits only where there are some."""
+    moment = moment.replace(tzinfo=timezone.utc) if moment.tzinfo is None else moment.astimezone(timezone.utc)
+    return moment.replace(tzinfo=None).isoformat() + "Z"
+
+
+def floor_to_step(moment: datetime, step_minutes: int) -> datetime:
+    """Start of the step of the UTC grid that `moment` falls in."""
+    moment = moment.replace(tzinfo=timezone.utc) if moment.tzinfo is None else moment.astimezone(timezone.utc)
+    epoch = datetime(1970, 1, 1, tzinfo=timezone.utc)
+    step = timedelta(minutes=step_minutes)
+    return epoch + (moment - epoch) // step * step
+
+
+def configure_logging(level: str = "INFO", *, json_lines: bool = False) -> None:
+    """Set up structlog and the standard library's loggers to write to standard error; called by commands, once."""
+    import structlog
+
+    shared: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    renderer: Any = (
+        structlog.processors.JSONRenderer()
+        if json_lines
+        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty() and "NO_COLOR" not in os.environ)
+    )
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+    formatter = structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=shared,
+        processors=[
+            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+            *([structlog.processors.format_exc_info] if json_lines else []),
+            renderer,
+        ],
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(formatter)
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+
+
+def _self_check() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "a.json"
+        write_json(target, {"a": 1})
+        try:
+            with atomic_path(target) as partial:
+                partial.write_text("half")
+                raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            pass
+        assert json.loads(target.read_text()) == {"a": 1}
+        assert [path.name for path in Path(folder).iterdir()] == ["a.json"]
+    moment = datetime(2026, 1, 5, 12, 34, 56, tzinfo=timezone(timedelta(hours=2)))
+    assert iso_z(floor_to_step(moment, 5)) == "2026-01-05T10:30:00Z"
+    print("✅ All tests passed")
+
+
+if __name__ == "__main__":
+    _self_check()

@@ -1,0 +1,187 @@
+"""What can be set, with its unit, default and bounds: the single source of settings.
+
+Order of precedence, weakest first: the defaults here, the file `tft.toml` (or the one that `TFT_CONFIG_FILE` names),
+environment variables `TFT_<NAME>` such as `TFT_DAEMON_PORT=9000`, and the flags of a command.
+Secrets never stand in the file: they come from the environment alone.
+Knows the contract alone: thresholds are keyed by its metrics and profiles, and errors are told in its way.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+    TomlConfigSettingsSource,
+)
+
+from data_contract import METRIC_COLUMNS, VALID_PROFILES, ConfigurationError, shorten
+
+DEFAULT_CONFIG_FILE = "tft.toml"
+
+
+class Settings(BaseSettings):
+    """All settings of the product."""
+
+    model_config = SettingsConfigDict(env_prefix="TFT_", extra="forbid", frozen=True, validate_default=True)
+
+    # Folders, relative to the working directory
+    data_dir: Path = Field(Path("training"), description="where generated or imported contract data lies")
+    models_dir: Path = Field(Path("models"), description="where model folders, training runs and `latest` lie")
+    history_dir: Path = Field(Path("history"), description="where the daemon keeps what it has accepted")
+
+    # Training
+    hidden_size: int = Field(32, ge=4, le=512, description="width of the network")
+    attention_heads: int = Field(4, ge=1, le=16, description="heads of the attention; must divide hidden_size")
+    dropout: float = Field(0.1, ge=0, lt=1, description="dropout rate while training")
+    encoder_steps: int = Field(72, ge=12, le=2016, description="5-minute steps of history that the network reads")
+    learning_rate: float = Field(3e-3, gt=0, le=1, description="peak of the learning-rate schedule")
+    batch_size: int = Field(128, ge=1, le=65536, description="windows per optimiser step")
+    windows_per_epoch: int = Field(
+        12_800, ge=1, description="training windows drawn per epoch, across servers and time"
+    )
+    validation_windows: int = Field(2_048, ge=1, description="windows of the validation period, over many origins")
+    validation_share: float = Field(0.15, gt=0, le=0.5, description="last share of the time, kept for validation")
+    early_stopping_patience: int = Field(3, ge=1, description="epochs without a better validation loss before a stop")
+    checkpoint_every_epochs: int = Field(5, ge=1, description="epochs between kept checkpoints")
+    seed: int = Field(42, ge=0, description="seed of everything random")
+
+    # Risk and alerts
+    critical_thresholds: dict[str, float] = Field(
+        {"cpu_pct": 90.0, "mem_pct": 95.0, "disk_io_mb_s": 500.0, "latency_ms": 500.0},
+        description="metric value above which a server is in trouble (%, %, MB/s, ms)",
+    )
+    profile_thresholds: dict[str, dict[str, float]] = Field(
+        {
+            "ml_compute": {"cpu_pct": 98.0, "mem_pct": 97.0},
+            "database": {"disk_io_mb_s": 800.0, "mem_pct": 97.0},
+            "data_ingest": {"disk_io_mb_s": 900.0},
+        },
+        description="thresholds that differ for a profile: profile → metric → value",
+    )
+    risk_yellow: float = Field(0.3, gt=0, lt=1, description="risk from which a server is shown yellow")
+    risk_red: float = Field(0.7, gt=0, lt=1, description="risk above which a server is shown red")
+    alert_open_risk: float = Field(0.7, gt=0, lt=1, description="breach probability at which an alert opens")
+    alert_close_risk: float = Field(0.5, gt=0, lt=1, description="breach probability below which it closes again")
+
+    # Daemon
+    daemon_host: str = Field("127.0.0.1", min_length=1, description="address to listen on; loopback unless you mean it")
+    daemon_port: int = Field(8000, ge=0, le=65535, description="TCP port of the daemon")
+    daemon_settle_seconds: float = Field(0.5, ge=0, le=60, description="quiet time after new rows before a forecast")
+    history_hours: int = Field(72, ge=32, le=24 * 60, description="hours of history held in memory for forecasts")
+    stale_after_minutes: float = Field(15.0, gt=0, description="data older than this is called stale")
+    max_future_minutes: float = Field(60.0, ge=0, description="rows further ahead of the clock are refused")
+    max_body_mb: float = Field(64.0, gt=0, le=1024, description="largest request body accepted")
+    max_rows_per_request: int = Field(200_000, ge=1, description="most rows accepted in one request")
+    rate_limit_per_second: int = Field(100, ge=1, description="requests per second and client before 429")
+
+    # Dashboard
+    daemon_url: str = Field("http://127.0.0.1:8000", description="where the dashboard and `status` look for the daemon")
+    dashboard_port: int = Field(8501, ge=0, le=65535, description="TCP port of the dashboard")
+    refresh_seconds: float = Field(15.0, ge=1, le=3600, description="seconds between refreshes of the dashboard")
+    request_timeout_seconds: float = Field(5.0, gt=0, le=120, description="longest wait for an answer of the daemon")
+
+    # Logs
+    log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="least level that is logged")
+    log_json: bool = Field(False, description="write logs as JSON lines")
+
+    @model_validator(mode="after")
+    def _no_contradictions(self) -> Settings:
+        if self.hidden_size % self.attention_heads:
+            raise ValueError(f"attention_heads ({self.attention_heads}) must divide hidden_size ({self.hidden_size})")
+        if self.risk_yellow >= self.risk_red:
+            raise ValueError(f"risk_yellow ({self.risk_yellow}) must be below risk_red ({self.risk_red})")
+        if self.alert_close_risk > self.alert_open_risk:
+            raise ValueError("alert_close_risk must not be above alert_open_risk, or alerts would flap")
+        if set(self.critical_thresholds) != set(METRIC_COLUMNS):
+            raise ValueError(f"critical_thresholds must name exactly {shorten(METRIC_COLUMNS)}")
+        for profile, thresholds in self.profile_thresholds.items():
+            if profile not in VALID_PROFILES or not set(thresholds) <= set(METRIC_COLUMNS):
+                raise ValueError(f"profile_thresholds.{profile} names a profile or metric that the contract lacks")
+        return self
+
+    def threshold(self, metric: str, profile: str) -> float:
+        """Critical threshold of a metric for servers of a profile, in the metric's unit."""
+        return self.profile_thresholds.get(profile, {}).get(metric, self.critical_thresholds[metric])
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags over environment over file; no `.env` and no secrets folder."""
+        del dotenv_settings, file_secret_settings
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, config_file())
+
+
+def config_file() -> Path:
+    """Path of the settings file; it need not exist unless `TFT_CONFIG_FILE` names it."""
+    return Path(os.environ.get("TFT_CONFIG_FILE", DEFAULT_CONFIG_FILE))
+
+
+def load_settings(**flags: Any) -> Settings:
+    """Settings with the given flags on top; flags that are None were not given.
+
+    Raises
+    ------
+    ConfigurationError
+        If a value is out of bounds, unknown or unreadable, or if settings contradict each other.
+    """
+    if "TFT_CONFIG_FILE" in os.environ and not config_file().is_file():
+        raise _configuration_error(f"TFT_CONFIG_FILE names {config_file()}, which is not a file")
+    try:
+        return Settings(**{name: value for name, value in flags.items() if value is not None})
+    except ValidationError as error:
+        reasons = "; ".join(
+            f"{'.'.join(str(part) for part in fault['loc']) or 'settings'}: {fault['msg']}" for fault in error.errors()
+        )
+        raise _configuration_error(reasons) from None
+    except (SettingsError, ValueError, OSError) as error:  # unreadable JSON in a variable, broken TOML, no permission
+        raise _configuration_error(str(error)) from None
+
+
+@cache
+def get_settings() -> Settings:
+    """Settings without flags, read once per process."""
+    return load_settings()
+
+
+def _configuration_error(reason: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"The settings cannot be used: {reason}.",
+        why="A wrong setting would make training or alerts differ from what you meant, so nothing was started.",
+        fix=f"Correct the flag, the TFT_… environment variable or {config_file()}; `python config.py` lists them all.",
+    )
+
+
+def _self_check() -> None:
+    settings = load_settings(daemon_port=1234)
+    assert settings.daemon_port == 1234
+    assert settings.threshold("cpu_pct", "web_api") == settings.critical_thresholds["cpu_pct"]
+    try:
+        load_settings(risk_yellow=0.9)
+    except ConfigurationError as error:
+        assert "risk_yellow" in str(error)
+    else:
+        raise AssertionError
+    for name, field in Settings.model_fields.items():
+        print(f"TFT_{name.upper():<26} {field.default!s:<24.60} {field.description}")
+    print("✅ All tests passed")
+
+
+if __name__ == "__main__":
+    try:
+        _self_check()
+    except ConfigurationError as error:
+        raise SystemExit(str(error)) from None

@@ -1,0 +1,202 @@
+"""How contract rows are written to Parquet and read back, whole or in pieces.
+
+One schema for the generator, the importer, the trainer and the daemon. Files carry the contract's version in their
+key-value metadata. Judging the rows is `data_validator.py`'s work; this module only moves them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+
+from common_utils import atomic_path
+from data_contract import (
+    CONTRACT_VERSION,
+    METRIC_COLUMNS,
+    PROFILE,
+    REQUIRED_COLUMNS,
+    SERVER_NAME,
+    STATE,
+    TIMESTAMP,
+    DataFileError,
+)
+
+VERSION_KEY = b"contract_version"
+
+# float32 holds a percentage to 6 digits at half the memory; strings are dictionary-encoded because they repeat.
+CONTRACT_SCHEMA = pa.schema(
+    [
+        pa.field(TIMESTAMP, pa.timestamp("us", tz="UTC"), nullable=False),
+        pa.field(SERVER_NAME, pa.dictionary(pa.int32(), pa.string()), nullable=False),
+        *(pa.field(column, pa.float32()) for column in METRIC_COLUMNS),
+        pa.field(STATE, pa.dictionary(pa.int32(), pa.string()), nullable=False),
+        pa.field(PROFILE, pa.dictionary(pa.int32(), pa.string()), nullable=False),
+    ],
+    metadata={VERSION_KEY: CONTRACT_VERSION.encode()},
+)
+
+
+class ContractWriter:
+    """Streams frames or tables into one contract Parquet file, row group by row group.
+
+    Use it through `open_writer`, which makes the file appear only when all of it is written.
+    """
+
+    def __init__(self, writer: pq.ParquetWriter) -> None:
+        self._writer = writer
+        self.rows = 0
+
+    def write(self, rows: pd.DataFrame | pa.Table) -> None:
+        """Append rows that hold the contract's columns (others are dropped)."""
+        table = to_table(rows) if isinstance(rows, pd.DataFrame) else rows.select(CONTRACT_SCHEMA.names)
+        self._writer.write_table(table.cast(CONTRACT_SCHEMA))
+        self.rows += table.num_rows
+
+
+@contextlib.contextmanager
+def open_writer(path: str | os.PathLike[str]) -> Iterator[ContractWriter]:
+    """Open a contract Parquet file for writing; it appears at `path` only if the block ends without an error.
+
+    Raises
+    ------
+    DataFileError
+        If the folder cannot be written or the disk is full.
+    """
+    try:
+        with (
+            atomic_path(path) as partial,
+            pq.ParquetWriter(partial, CONTRACT_SCHEMA, compression="zstd", compression_level=1) as writer,
+        ):
+            yield ContractWriter(writer)
+    except DataFileError:
+        raise
+    except OSError as error:
+        raise DataFileError(
+            f"{path} cannot be written: {error.strerror or error}.",
+            why="The next stage reads this file; nothing half-written was left behind.",
+            fix="Free some space or choose another folder with --out_dir, then run the command again.",
+        ) from error
+
+
+def to_table(frame: pd.DataFrame) -> pa.Table:
+    """Arrow table in the contract's schema; naive timestamps are UTC."""
+    columns: dict[str, Any] = {}
+    for field in CONTRACT_SCHEMA:
+        series = frame[field.name]
+        if field.name == TIMESTAMP:
+            series = series.dt.tz_localize("UTC") if series.dt.tz is None else series.dt.tz_convert("UTC")
+        columns[field.name] = pa.Array.from_pandas(series).cast(field.type)
+    return pa.table(columns, schema=CONTRACT_SCHEMA)
+
+
+def open_dataset(path: str | os.PathLike[str]) -> ds.Dataset:
+    """Lazy data set over a Parquet file or a folder of them.
+
+    Raises
+    ------
+    DataFileError
+        If there is nothing at `path` or it is no Parquet.
+    """
+    path = Path(path)
+    if not path.exists() or (path.is_dir() and not any(path.rglob("*.parquet"))):
+        raise DataFileError(
+            f"There is no Parquet data at {path}.",
+            why="Without rows there is nothing to validate, learn from or forecast.",
+            fix="Check the path, or make data with `python main.py generate` or `python main.py import FILE`.",
+        )
+    try:
+        return ds.dataset(path, format="parquet", partitioning="hive", exclude_invalid_files=False)
+    except (pa.ArrowException, OSError) as error:
+        raise unreadable(path, error) from error
+
+
+def iter_frames(
+    path: str | os.PathLike[str], columns: Sequence[str] | None = None, batch_rows: int = 262_144
+) -> Iterator[pd.DataFrame]:
+    """Read a file or folder piece by piece, in constant memory.
+
+    Raises
+    ------
+    DataFileError
+        If the data cannot be read, from the start or half-way.
+    """
+    dataset = open_dataset(path)
+    try:
+        for batch in dataset.to_batches(columns=list(columns) if columns else None, batch_size=batch_rows):
+            yield pa.Table.from_batches([batch]).to_pandas()
+    except (pa.ArrowException, OSError) as error:
+        raise unreadable(path, error) from error
+
+
+def read_frame(
+    path: str | os.PathLike[str], columns: Sequence[str] | None = None, since: pd.Timestamp | None = None
+) -> pd.DataFrame:
+    """Read a file or folder whole, optionally only rows from `since` on.
+
+    Columns that the data lacks are left out, for the validator to name them.
+
+    Raises
+    ------
+    DataFileError
+        If the data cannot be read.
+    """
+    dataset = open_dataset(path)
+    present = [name for name in (columns or REQUIRED_COLUMNS) if name in dataset.schema.names]
+    condition = None
+    if since is not None and TIMESTAMP in dataset.schema.names:
+        condition = pc.field(TIMESTAMP) >= pa.scalar(since, dataset.schema.field(TIMESTAMP).type)
+    try:
+        return dataset.to_table(columns=present, filter=condition).to_pandas()
+    except (pa.ArrowException, OSError) as error:
+        raise unreadable(path, error) from error
+
+
+def unreadable(path: str | os.PathLike[str], error: Exception) -> DataFileError:
+    """Error for a file that is there but cannot be read as Parquet."""
+    return DataFileError(
+        f"{path} cannot be read as Parquet: {str(error).splitlines()[0]}",
+        why="The file is damaged, cut short or of another kind, so its rows cannot be trusted.",
+        fix="Write the file again; CSV and foreign Parquet come in with `python main.py import FILE`.",
+    )
+
+
+def _self_check() -> None:
+    import tempfile
+
+    frame = pd.DataFrame(
+        {
+            TIMESTAMP: pd.to_datetime(["2026-01-01T00:00:00Z", "2026-01-01T00:05:00Z"]),
+            SERVER_NAME: ["ppweb001", "ppweb001"],
+            **{column: [1.5, None] for column in METRIC_COLUMNS},
+            STATE: ["healthy", "idle"],
+            PROFILE: ["web_api", "web_api"],
+        }
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "server_metrics.parquet"
+        with open_writer(path) as writer:
+            writer.write(frame)
+        back = read_frame(path)
+        assert list(back.columns) == list(REQUIRED_COLUMNS) and len(back) == 2
+        assert back[METRIC_COLUMNS[0]].isna().tolist() == [False, True]
+        assert pq.read_schema(path).metadata[VERSION_KEY] == CONTRACT_VERSION.encode()
+        try:
+            read_frame(Path(folder) / "absent.parquet")
+        except DataFileError as error:
+            assert "absent.parquet" in str(error)
+        else:
+            raise AssertionError
+    print("✅ All tests passed")
+
+
+if __name__ == "__main__":
+    _self_check()
