@@ -1,0 +1,500 @@
+"""Words → calls: every command with its options and its help; how things work stands in the modules it calls."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+
+try:
+    import typer
+    from rich.console import Console
+except ModuleNotFoundError:  # a Python without our packages: `setup` must run all the same
+    if __name__ != "__main__":
+        raise
+    from tft_setup import start_without_packages
+
+    raise SystemExit(start_without_packages(sys.argv[1:])) from None
+
+from data_contract import DaemonError, ProductError
+
+if TYPE_CHECKING:
+    from config import Settings
+
+ROOT = Path(__file__).resolve().parent
+
+
+# ------------------------------------------------------------------------------------------------------------ the frame
+class Command(typer.core.TyperCommand):
+    """A command that tells the product's own errors in four parts and exits with 1; bugs keep their traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command's body."""
+        try:
+            return super().invoke(ctx)
+        except ProductError as error:
+            show_error(error, as_json=bool(ctx.params.get("as_json")))
+            raise typer.Exit(1) from None
+        except KeyboardInterrupt:
+            print("\nStopped.", file=sys.stderr)
+            raise typer.Exit(130) from None
+
+
+app = typer.Typer(
+    name="main.py",
+    help="Learns how a fleet of servers behaves and says what CPU, memory, disk I/O and latency will be 30 minutes, "
+    "1 hour and 8 hours from now.\n\nUsual order: [bold]setup → generate or import → train → serve → dashboard"
+    "[/bold]; [bold]demo[/bold] does all of it, [bold]status[/bold] tells where you are.",
+    epilog="Zero to forecast: QUICK_START.md · All documents: Docs/INDEX.md · Settings: `python config.py`",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+Body = TypeVar("Body", bound=Callable[..., None])
+
+
+def command(name: str, document: str, *examples: str) -> Callable[[Body], Body]:
+    """Register a command whose help ends with examples and the document that explains it."""
+    lines = ["[bold]Examples[/bold]", *(f"  [cyan]{example}[/cyan]" for example in examples), f"\nMore: {document}"]
+    return app.command(name, cls=Command, epilog="\n".join(lines))
+
+
+def main() -> None:
+    """Run the command line."""
+    app(prog_name="python main.py")
+
+
+def run_command(name: str) -> None:
+    """Run one command with the options of this process: what the scripts do when they are called by themselves."""
+    group: Any = typer.main.get_command(app)
+    group.commands[name].main(prog_name=f"python {Path(sys.argv[0]).name}")
+
+
+def show_error(error: ProductError, *, as_json: bool) -> None:
+    """Print what went wrong, why it matters, how to fix it and where to read on, to standard error."""
+    if as_json:
+        print(json.dumps({"error": error.as_dict()}, ensure_ascii=False), file=sys.stderr)
+        return
+    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    console.print("[bold red]Error:[/bold red] ", end="")
+    console.print(str(error), markup=False)
+
+
+def show_json(content: Any) -> None:
+    """Print JSON, and nothing else, to standard output."""
+    print(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def _settings(**flags: Any) -> Settings:
+    """Settings with the flags that were given on top, and logging set up after them."""
+    from config import load_settings
+
+    return load_settings(**flags)
+
+
+def _stdout() -> Console:
+    return Console(highlight=False)
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else, to standard output.")]
+ModelDir = Annotated[
+    Path | None, typer.Option("--model-dir", help="Model folder.", show_default="models_dir/latest, ./models/latest/")
+]
+OutDir = Annotated[
+    Path | None, typer.Option("--out_dir", help="Folder to write to.", show_default="setting data_dir, ./training/")
+]
+
+
+# ------------------------------------------------------------------------------------------------------------- commands
+@command("setup", "QUICK_START.md", "python main.py setup")
+def setup(as_json: Json = False) -> None:
+    """Make .venv, install the pinned packages, check them, and say what was found. Runs on a bare Python."""
+    from tft_setup import run_setup
+
+    run_setup(as_json=as_json)
+
+
+@command("status", "QUICK_START.md", "python main.py status", "python main.py status --json")
+def status(as_json: Json = False) -> None:
+    """Show data set, model, daemon and dashboard, and what to do next."""
+    from tft_status import read_status, show_status
+
+    found = read_status(_settings())
+    if as_json:
+        show_json(found)
+    else:
+        show_status(found, _stdout())
+
+
+@command(
+    "generate",
+    "Docs/DATA_CONTRACT.md, Docs/SERVER_PROFILES.md",
+    "python main.py generate",
+    "python main.py generate --servers 1000 --hours 168 --seed 7 --out_dir ./training/",
+    "python main.py generate --stream --url http://127.0.0.1:8000 --scenario degrading",
+)
+def generate(
+    servers: Annotated[int, typer.Option(min=1, help="Number of servers; the mix of profiles stays the same.")] = 90,
+    hours: Annotated[int, typer.Option(min=24, help="Hours of history; 720 (30 days) recommended.")] = 720,
+    offline_mode: Annotated[
+        Literal["dense", "sparse"],
+        typer.Option("--offline_mode", help="Servers that are down: rows with state `offline`, or no rows at all."),
+    ] = "dense",
+    out_dir: Annotated[
+        Path | None,
+        typer.Option("--out_dir", "--output", help="Folder to write to.", show_default="setting data_dir, ./training/"),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Same seed, same fleet.", show_default="setting seed")] = None,
+    interval: Annotated[int, typer.Option(min=1, max=5, help="Minutes between rows of a server.")] = 5,
+    start: Annotated[
+        datetime | None,
+        typer.Option(
+            metavar="TIME",
+            formats=["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%SZ"],
+            help="First time, UTC, e.g. 2026-01-05T08:00:00Z.",
+            show_default="now minus --hours",
+        ),
+    ] = None,
+    scenario: Annotated[
+        Literal["healthy", "degrading", "critical"], typer.Option(help="How the fleet is doing.")
+    ] = "healthy",
+    stream: Annotated[
+        bool, typer.Option("--stream", help="Go on where the fleet in --out_dir ends, and post to a daemon, live.")
+    ] = False,
+    url: Annotated[
+        str | None, typer.Option(help="Daemon to post to (--stream).", show_default="setting daemon_url")
+    ] = None,
+    speed: Annotated[float, typer.Option(min=0.01, help="Times real time (--stream).")] = 1.0,
+    warmup_hours: Annotated[
+        float, typer.Option("--warmup_hours", min=0, help="Hours of the past posted first (--stream).")
+    ] = 48.0,
+    as_json: Json = False,
+) -> None:
+    """Make a fleet that could have been: contract Parquet, its metadata and server ids; or stream it live."""
+    settings = _settings(seed=seed, data_dir=out_dir, daemon_url=url)
+    if stream:
+        from metrics_generator import stream as replay
+
+        replay(settings.data_dir, settings.daemon_url, speed=speed, scenario=scenario, warmup_hours=warmup_hours)
+        return
+    from metrics_generator import GeneratorOptions
+    from metrics_generator import generate as make_fleet
+
+    options = GeneratorOptions(
+        servers=servers,
+        hours=hours,
+        interval_minutes=interval,
+        start=start.replace(tzinfo=timezone.utc) if start else None,
+        seed=settings.seed,
+        offline_mode=offline_mode,
+        scenario=scenario,
+    )
+    with _progress("Generating", quiet=as_json) as progress:
+        result = make_fleet(options, settings.data_dir, progress=progress)
+    _report(result, as_json=as_json)
+
+
+@command(
+    "import",
+    "Docs/IMPORTING.md",
+    "python main.py import vms.parquet --preset bitbrains --out_dir ./training/",
+    "python main.py import host1.csv host2.csv --mapping my_mapping.toml",
+    "python main.py import --list-presets",
+)
+def import_(
+    files: Annotated[list[Path] | None, typer.Argument(metavar="FILE…", help="CSV or Parquet files.")] = None,
+    preset: Annotated[str | None, typer.Option(help="Shipped mapping to use, see --list-presets.")] = None,
+    mapping: Annotated[Path | None, typer.Option(help="Your own mapping file (TOML).")] = None,
+    out_dir: OutDir = None,
+    list_presets: Annotated[bool, typer.Option("--list-presets", help="List the shipped mappings and stop.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Bring foreign CSV or Parquet under the contract; every repair is counted and reported."""
+    import metrics_importer as importer
+
+    if list_presets:
+        names = importer.presets()
+        if as_json:
+            show_json(names)
+        else:
+            print(*names, sep="\n")
+        return
+    if not files:
+        raise typer.BadParameter("name at least one file to import.", param_hint="FILE…")
+    if (preset is None) == (mapping is None):
+        raise typer.BadParameter("give either --preset or --mapping.", param_hint="--preset")
+    chosen = importer.load_preset(preset) if preset is not None else importer.load_mapping(mapping)
+    with _progress("Importing", quiet=as_json) as progress:
+        result = importer.import_files(files, chosen, _settings(data_dir=out_dir).data_dir, progress=progress)
+    _report(result, as_json=as_json)
+
+
+@command(
+    "validate",
+    "Docs/DATA_CONTRACT.md, Docs/MODEL_FOLDER.md",
+    "python main.py validate training/server_metrics.parquet",
+    "python main.py validate --model-dir ./models/latest/",
+)
+def validate(
+    path: Annotated[Path | None, typer.Argument(help="Parquet file or folder of them.")] = None,
+    model_dir: Annotated[Path | None, typer.Option("--model-dir", help="Model folder to judge, too.")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Warnings count as errors.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Check data, a model folder or both against the contract; all findings at once; exit 1 if there are errors."""
+    from data_validator import DataValidator
+
+    validator = DataValidator()
+    answer: dict[str, Any] = {}
+    if path is not None or model_dir is None:
+        path = path or _settings().data_dir / "server_metrics.parquet"
+        with _progress("Validating", quiet=as_json) as progress:
+            answer["data"] = validator.validate_file(path, progress=progress).as_dict()
+    if model_dir is not None:
+        compatible, errors = validator.validate_model_compatibility(model_dir)
+        answer["model"] = {"source": str(model_dir), "is_valid": compatible, "errors": errors, "warnings": []}
+    good = all(part["is_valid"] and not (strict and part["warnings"]) for part in answer.values())
+    if as_json:
+        show_json({"is_valid": good, **answer})
+    else:
+        _show_findings(answer.values())
+    if not good:
+        raise typer.Exit(1)
+
+
+# Epochs of the owner's three bars: at least 5 to be viable, 10 usual, 20 and more for production.
+TRAIN_PRESETS = {"quick": 5, "standard": 10, "production": 20}
+
+
+@command(
+    "train",
+    "Docs/MODEL_FOLDER.md, Docs/PERFORMANCE.md",
+    "python main.py train",
+    "python main.py train --data ./training/ --epochs 20",
+    "python main.py train --preset quick --max-minutes 2",
+    "python main.py train --resume",
+)
+def train(
+    data: Annotated[
+        Path | None, typer.Option(help="Parquet file or folder.", show_default="setting data_dir, ./training/")
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="5 or more are viable, 10 usual, 20 for production.", show_default="10")
+    ] = None,
+    models_dir: Annotated[
+        Path | None, typer.Option("--models-dir", help="Where models go.", show_default="setting models_dir, ./models/")
+    ] = None,
+    preset: Annotated[
+        Literal["quick", "standard", "production"], typer.Option(help="5, 10 or 20 epochs; --epochs wins.")
+    ] = "standard",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the last interrupted training.")] = False,
+    max_minutes: Annotated[
+        float | None, typer.Option("--max-minutes", min=0.01, help="Stop after so long and keep the best so far.")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Seed of everything random.", show_default="setting seed")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Learn from contract data: a model folder, to which `models/latest` points. Ctrl-C keeps what `--resume` needs."""
+    from tft_trainer import train as learn
+
+    settings = _settings(data_dir=data, models_dir=models_dir, seed=seed)
+    folder = learn(
+        settings.data_dir,
+        settings.models_dir,
+        settings,
+        epochs=epochs or TRAIN_PRESETS[preset],
+        resume=resume,
+        max_minutes=max_minutes,
+    )
+    if as_json:
+        info = json.loads((folder / "training_info.json").read_text(encoding="utf-8"))
+        show_json({"model_dir": str(folder), **info})
+    else:
+        _stdout().print(f"[green]✓[/green] Model saved: {folder}\nNext: [cyan]python main.py serve[/cyan]")
+
+
+@command(
+    "predict",
+    "Docs/ESSENTIAL_RAG.md, Docs/UNKNOWN_SERVER_HANDLING.md",
+    "python main.py predict",
+    "python main.py predict --server ppweb001 --json",
+    "python main.py predict --data other_fleet.parquet --out forecasts.json",
+)
+def predict(
+    model_dir: ModelDir = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Contract Parquet to forecast from.", show_default="setting data_dir, ./training/"),
+    ] = None,
+    server: Annotated[list[str] | None, typer.Option(help="Only this server; may be repeated.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the forecasts to this JSON file.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Forecast once from a file, without a daemon: 30 minutes, 1 hour and 8 hours after its last step."""
+    from tft_predict import forecast_file, show_forecasts
+
+    settings = _settings(data_dir=data)
+    answer = forecast_file(settings, model_dir or settings.models_dir / "latest", settings.data_dir, server or None)
+    if out is not None:
+        from common_utils import write_json
+
+        write_json(out, answer)
+    if as_json:
+        show_json(answer)
+    else:
+        show_forecasts(answer, _stdout())
+
+
+@command(
+    "serve",
+    "Docs/DAEMON.md",
+    "python main.py serve",
+    "python tft_inference.py --daemon --port 8000 --model-dir ./models/latest/",
+    "python main.py serve --data training/server_metrics.parquet",
+    "curl http://127.0.0.1:8000/predictions/current",
+)
+def serve(
+    daemon: Annotated[bool, typer.Option("--daemon", help="Run until stopped, as it does without this flag.")] = False,
+    host: Annotated[
+        str | None, typer.Option(help="Address to listen on.", show_default="setting daemon_host, 127.0.0.1")
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Port to listen on.", show_default="setting daemon_port, 8000")
+    ] = None,
+    model_dir: ModelDir = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Contract Parquet whose tail is taken in at the start.", show_default="none")
+    ] = None,
+    history_dir: Annotated[
+        Path | None,
+        typer.Option(
+            "--history-dir", help="Where accepted rows are kept.", show_default="setting history_dir, ./history/"
+        ),
+    ] = None,
+) -> None:
+    """Start the daemon: rows in over HTTP, forecasts and alerts out. Ctrl-C stops it cleanly."""
+    from tft_inference import serve as run_daemon
+
+    del daemon  # the owner's command names it; there is no other way to run
+    settings = _settings(daemon_host=host, daemon_port=port, history_dir=history_dir)
+    model_dir = model_dir or settings.models_dir / "latest"
+    run_daemon(settings, model_dir, settings.daemon_host, settings.daemon_port, data)
+
+
+@command(
+    "dashboard",
+    "Docs/DASHBOARD_GUIDE.md",
+    "python main.py dashboard",
+    "python main.py dashboard --port 8600 --daemon-url http://127.0.0.1:8000",
+)
+def dashboard(
+    port: Annotated[
+        int | None,
+        typer.Option(min=1, max=65535, help="Port to listen on.", show_default="setting dashboard_port, 8501"),
+    ] = None,
+    daemon_url: Annotated[
+        str | None, typer.Option("--daemon-url", help="Daemon to show.", show_default="setting daemon_url")
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 shows it to your network.")] = "127.0.0.1",
+) -> None:
+    """Start the dashboard in the browser. Ctrl-C stops it."""
+    from tft_demo import dashboard_command, port_is_free
+
+    settings = _settings(dashboard_port=port, daemon_url=daemon_url)
+    if not port_is_free(host, settings.dashboard_port):
+        raise DaemonError(
+            f"Port {settings.dashboard_port} of {host} is in use.",
+            why="Two programs cannot listen on one port; the dashboard was not started.",
+            fix="Stop the other one, or choose another: `python main.py dashboard --port 8502`.",
+            document="Docs/DASHBOARD_GUIDE.md",
+        )
+    line = dashboard_command(host, settings.dashboard_port)
+    environment = {**os.environ, "TFT_DAEMON_URL": settings.daemon_url}
+    if os.name == "posix":  # become Streamlit, so that signals reach it and its exit code is ours
+        os.execve(line[0], line, environment)  # noqa: S606
+    raise typer.Exit(subprocess.run(line, env=environment, check=False).returncode)  # noqa: S603
+
+
+@command(
+    "demo",
+    "QUICK_START.md",
+    "make demo",
+    "python main.py demo",
+    "python main.py demo --check",
+)
+def demo(
+    check: Annotated[
+        bool, typer.Option("--check", help="Verify forecasts and dashboard without a person, then stop.")
+    ] = False,
+    port: Annotated[
+        int | None,
+        typer.Option(min=1, max=65535, help="Port of the daemon.", show_default="8000, or the next free one"),
+    ] = None,
+    dashboard_port: Annotated[
+        int | None,
+        typer.Option(
+            "--dashboard-port",
+            min=1,
+            max=65535,
+            help="Port of the dashboard.",
+            show_default="8501, or the next free one",
+        ),
+    ] = None,
+) -> None:
+    """Everything at once: fleet, short training, daemon, live replay, dashboard. Ctrl-C stops all of it."""
+    from tft_demo import run_demo
+
+    settings = _settings(daemon_port=port, dashboard_port=dashboard_port)
+    run_demo(settings, _stdout(), check=check)
+
+
+# -------------------------------------------------------------------------------------------------------------- showing
+@contextlib.contextmanager
+def _progress(description: str, *, quiet: bool) -> Iterator[Callable[[int, int], None]]:
+    """Progress bar on standard error, which leaves standard output to the result; gives `advance(done, total)`."""
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=quiet or not console.is_terminal, transient=True) as progress:
+        task = progress.add_task(description, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+def _report(result: Any, *, as_json: bool) -> None:
+    content = result.as_dict()
+    if as_json:
+        show_json(content)
+        return
+    console = _stdout()
+    for key, value in content.items():
+        console.print(f"[bold]{key.replace('_', ' ')}[/bold]: ", end="")
+        console.print(str(value), markup=False)
+
+
+def _show_findings(parts: Any) -> None:
+    console = _stdout()
+    for part in parts:
+        for kind, colour in (("errors", "red"), ("warnings", "yellow")):
+            for finding in part[kind]:
+                console.print(f"[{colour}]{kind[:-1]}[/{colour}] ", end="")
+                console.print(finding, markup=False)
+        mark = "[green]✓ valid[/green]" if part["is_valid"] else "[red]✗ not valid[/red]"
+        console.print(f"{mark} ", end="")
+        console.print(str(part["source"]), markup=False)
+
+
+if __name__ == "__main__":
+    main()
