@@ -136,7 +136,7 @@ class ServerEncoder:
             content = json.loads(path.read_text(encoding="utf-8"))
             name_to_id = {str(name): str(server_id) for name, server_id in content["name_to_id"].items()}
             id_to_name = {str(server_id): str(name) for server_id, name in content["id_to_name"].items()}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise self._bad_file(path, f"it cannot be read as a mapping ({type(error).__name__}: {error})") from error
         if {server_id: name for name, server_id in name_to_id.items()} != id_to_name or len(name_to_id) != len(
             id_to_name

@@ -1,0 +1,306 @@
+"""Whether a frame, a Parquet file or a model folder obeys the contract: all faults at once, each with an example.
+
+Files of any size are judged piece by piece, in memory that grows with the number of servers and not of rows (how rows
+are judged stands in `contract_judge.py`). Knows nothing of where the data came from or what is done with it next.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.dataset as ds
+
+from common_utils import iso_z, sha256_of_file
+from contract_judge import RowJudge, ValidationReport
+from contract_parquet import VERSION_KEY, iter_frames, open_dataset, read_frame, unreadable
+from data_contract import (
+    CONTRACT_VERSION,
+    METRIC_COLUMNS,
+    MODEL_CONFIG,
+    MODEL_FILES,
+    MODEL_WEIGHTS,
+    PROFILE,
+    REQUIRED_COLUMNS,
+    SERVER_MAPPING,
+    SERVER_NAME,
+    STATE,
+    TIMESTAMP,
+    TRAINING_INFO,
+    VALID_PROFILES,
+    VALID_STATES,
+    ContractError,
+    ModelFolderError,
+    shorten,
+)
+from server_encoder import ServerEncoder
+
+__all__ = ["DataValidator", "Progress", "ValidationReport", "load_valid_frame"]
+
+Progress = Callable[[int, int], None]  # rows done, rows in all
+
+
+class DataValidator:
+    """Judge data and model folders against the contract.
+
+    Parameters
+    ----------
+    strict : bool
+        Raise an error that holds all findings, instead of only returning them.
+    """
+
+    def __init__(self, strict: bool = False) -> None:
+        self.strict = strict
+
+    def validate_schema(self, df: pd.DataFrame) -> tuple[bool, list[str], list[str]]:
+        """Check a frame: columns, types, states, profiles, ranges, missing values, duplicates, order.
+
+        Returns
+        -------
+        is_valid : bool
+        errors, warnings : list of str
+
+        Raises
+        ------
+        ContractError
+            If there are errors and the validator is strict.
+        """
+        judge = RowJudge()
+        judge.add(df)
+        judge.search_duplicates(lambda: [df])
+        report = judge.report("the data frame")
+        if self.strict and not report.is_valid:
+            raise ContractError.from_findings(report.source, report.errors)
+        return report.is_valid, report.errors, report.warnings
+
+    def validate_file(self, path: str | os.PathLike[str], progress: Progress | None = None) -> ValidationReport:
+        """Check a Parquet file, or a folder of them, in constant memory.
+
+        Parameters
+        ----------
+        path : path
+            File or folder.
+        progress : callable, optional
+            Called with the rows done and the rows in all after every piece.
+
+        Raises
+        ------
+        DataFileError
+            If there is nothing at `path` or it cannot be read.
+        ContractError
+            If there are errors and the validator is strict.
+        """
+        dataset = open_dataset(path)
+        errors, warnings, total = _judge_footers(path, dataset)
+        present = [name for name in REQUIRED_COLUMNS if name in dataset.schema.names]
+        judge = RowJudge()
+        judge.judge_columns(dataset.schema.names)
+        if present:
+            for piece in iter_frames(path, present):
+                judge.add(piece, columns_judged=True)
+                if progress is not None:
+                    progress(judge.rows, total)
+        judge.search_duplicates(lambda: iter_frames(path, [TIMESTAMP, SERVER_NAME]))
+        report = judge.report(str(path), errors, warnings)
+        if self.strict and not report.is_valid:
+            raise ContractError.from_findings(report.source, report.errors)
+        return report
+
+    def validate_model_compatibility(
+        self, model_dir: str | os.PathLike[str], df: pd.DataFrame | None = None
+    ) -> tuple[bool, list[str]]:
+        """Check a model folder, and optionally that a frame may be forecast with it.
+
+        The four files must be there, readable and whole, and made for this contract. Servers that the model does not
+        know are no fault: they are forecast as unknown ones.
+
+        Returns
+        -------
+        is_compatible : bool
+        errors : list of str
+
+        Raises
+        ------
+        ModelFolderError
+            If there are errors and the validator is strict.
+        """
+        errors, info = _judge_model_folder(Path(model_dir))
+        if df is not None:
+            _, found, _ = DataValidator().validate_schema(df)
+            errors += [f"data: {finding}" for finding in found]
+            for column, key in ((STATE, "states"), (PROFILE, "profiles")):
+                known = info.get(key)
+                if column in df.columns and isinstance(known, list):
+                    strange = sorted(set(map(str, df[column].dropna().unique())) - set(map(str, known)))
+                    if strange:
+                        errors.append(f"data: `{column}` holds values that the model was not made for: {strange}")
+        if self.strict and errors:
+            raise _model_folder_error(Path(model_dir), errors)
+        return not errors, errors
+
+
+def load_valid_frame(path: str | os.PathLike[str], since: pd.Timestamp | None = None) -> pd.DataFrame:
+    """Read a contract file (or only its rows from `since` on) and make sure that it obeys the contract.
+
+    Timestamps come back in UTC, naive ones being UTC; the order of the rows stays. Warnings are logged.
+
+    Raises
+    ------
+    DataFileError
+        If the file cannot be read.
+    ContractError
+        If it breaks the contract, with all findings.
+    """
+    errors, warnings, _ = _judge_footers(path, open_dataset(path))
+    frame = read_frame(path, since=since)
+    judge = RowJudge()
+    judge.add(frame)
+    judge.search_duplicates(lambda: [frame])
+    source = str(path) if since is None else f"{path} (from {iso_z(since.to_pydatetime())} on)"
+    report = judge.report(source, errors, warnings)
+    for warning in report.warnings:
+        logging.getLogger(__name__).warning("%s: %s", source, warning)
+    if not report.is_valid:
+        raise ContractError.from_findings(source, report.errors)
+    times = frame[TIMESTAMP]
+    frame[TIMESTAMP] = times.dt.tz_localize("UTC") if times.dt.tz is None else times.dt.tz_convert("UTC")
+    return frame
+
+
+def _judge_footers(path: str | os.PathLike[str], dataset: ds.Dataset) -> tuple[list[str], list[str], int]:
+    """Contract version of every file of a data set, from its footer: errors, warnings, and the number of rows."""
+    wrong: dict[str, list[str]] = {}
+    silent: list[str] = []
+    rows = 0
+    try:
+        for fragment in dataset.get_fragments():
+            version = (fragment.physical_schema.metadata or {}).get(VERSION_KEY)
+            if version is None:
+                silent.append(Path(fragment.path).name)
+            elif version != CONTRACT_VERSION.encode():
+                wrong.setdefault(version.decode("utf-8", "replace"), []).append(Path(fragment.path).name)
+            rows += fragment.metadata.num_rows
+    except (pa.ArrowException, OSError) as error:
+        raise unreadable(path, error) from error
+    errors = [
+        f"contract version {shorten(version)} instead of {CONTRACT_VERSION}: {shorten(names)}"
+        for version, names in wrong.items()
+    ]
+    warnings = [f"the file does not say which contract version it follows: {shorten(silent)}"] if silent else []
+    return errors, warnings, rows
+
+
+# ------------------------------------------------------------------------------------------------------- model folder
+
+
+def _judge_model_folder(folder: Path) -> tuple[list[str], dict[str, Any]]:
+    """Errors of a model folder, and its training_info as far as it can be read."""
+    if not folder.is_dir():
+        return [f"there is no model folder at {folder}"], {}
+    missing = [name for name in MODEL_FILES if not (folder / name).is_file()]
+    errors = [f"`{name}` is missing" for name in missing]
+    documents: dict[str, dict[str, Any]] = {}
+    for name in (MODEL_CONFIG, TRAINING_INFO):
+        if name in missing:
+            continue
+        try:
+            content = json.loads((folder / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            errors.append(f"`{name}` cannot be read as JSON ({error})")
+            continue
+        if isinstance(content, dict):
+            documents[name] = content
+        else:
+            errors.append(f"`{name}` holds {type(content).__name__} where a JSON object belongs")
+    info = documents.get(TRAINING_INFO, {})
+    if TRAINING_INFO in documents:
+        errors += _judge_training_info(info)
+        if MODEL_WEIGHTS not in missing:
+            errors += _judge_weights(folder / MODEL_WEIGHTS, info.get("weights_sha256"))
+    if SERVER_MAPPING not in missing:
+        try:
+            ServerEncoder(folder / SERVER_MAPPING)
+        except ContractError as error:
+            errors.append(f"`{SERVER_MAPPING}` cannot be used: {error.what}")
+    return errors, info
+
+
+def _judge_training_info(info: dict[str, Any]) -> Iterator[str]:
+    """Compare what the model was made for with the contract of this program."""
+    if info.get("contract_version") != CONTRACT_VERSION:
+        yield (
+            f"`{TRAINING_INFO}`: contract_version is {shorten(info.get('contract_version'))}, "
+            f"this program follows {CONTRACT_VERSION}"
+        )
+    for key, expected in (("states", VALID_STATES), ("profiles", VALID_PROFILES), ("metrics", METRIC_COLUMNS)):
+        found = info.get(key)
+        if not isinstance(found, list) or not all(isinstance(item, str) for item in found):
+            yield f"`{TRAINING_INFO}`: {key} is {shorten(found)} where a list of names belongs"
+            continue
+        lacking, foreign = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
+        parts = [f"lacks {shorten(lacking)}"] * bool(lacking) + [f"has the foreign {shorten(foreign)}"] * bool(foreign)
+        if parts:
+            yield f"`{TRAINING_INFO}`: {key} differs from the contract's: it {' and '.join(parts)}"
+
+
+def _judge_weights(path: Path, expected: object) -> Iterator[str]:
+    """Compare the weights' checksum with the one that was noted when they were saved."""
+    if not isinstance(expected, str):
+        yield f"`{TRAINING_INFO}`: weights_sha256 is missing, so the weights cannot be checked"
+        return
+    try:
+        found = sha256_of_file(path)
+    except OSError as error:
+        yield f"`{path.name}` cannot be read ({error.strerror or error})"
+        return
+    if found != expected.lower():
+        yield f"`{path.name}` is damaged or was exchanged: SHA-256 {found[:12]}… instead of {expected[:12]}…"
+
+
+def _model_folder_error(folder: Path, findings: list[str]) -> ModelFolderError:
+    listed = "\n".join(f"    - {finding}" for finding in findings)
+    return ModelFolderError(
+        f"{folder} is no usable model folder:\n{listed}",
+        why="A model that is incomplete, damaged or made for another contract would forecast nonsense.",
+        fix="Restore the folder from where it was trained, or train anew with `python main.py train`.",
+    )
+
+
+def _self_check() -> None:
+    times = pd.date_range("2026-01-01", periods=3, freq="5min", tz="UTC")
+    frame = pd.DataFrame(
+        {
+            TIMESTAMP: times,
+            SERVER_NAME: "ppweb001",
+            **{column: [1.0, np.nan, 2.0] for column in METRIC_COLUMNS},
+            STATE: "healthy",
+            PROFILE: "web_api",
+        }
+    )
+    validator = DataValidator()
+    assert validator.validate_schema(frame) == (True, [], [])
+    frame.loc[1, "cpu_pct"] = 140.0
+    frame.loc[2, STATE] = "exploded"
+    is_valid, errors, _ = validator.validate_schema(frame)
+    assert not is_valid and len(errors) == 2, errors
+    assert "140" in errors[0] and "ppweb001" in errors[0] and "exploded" in errors[1]
+    compatible, errors = validator.validate_model_compatibility("no such folder")
+    assert not compatible and "no such folder" in errors[0]
+    print("✅ All tests passed")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        from main import run_command
+
+        run_command("validate")
+    else:
+        _self_check()
