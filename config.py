@@ -81,6 +81,13 @@ class Settings(BaseSettings):
     max_body_mb: float = Field(64.0, gt=0, le=1024, description="largest request body accepted")
     max_rows_per_request: int = Field(200_000, ge=1, description="most rows accepted in one request")
     rate_limit_per_second: int = Field(100, ge=1, description="requests per second and client before 429")
+    body_timeout_seconds: float = Field(30.0, gt=0, le=600, description="longest wait for the whole of a request body")
+    max_servers: int = Field(20_000, ge=1, description="servers after which rows of further ones are refused")
+    max_websockets: int = Field(100, ge=0, description="WebSocket clients served at a time")
+    history_keep_days: int = Field(30, ge=2, le=3650, description="days kept on disk before the newest row")
+    offline_after_minutes: float = Field(60.0, ge=5, description="a server silent for longer than the rest is offline")
+    model_check_seconds: float = Field(5.0, ge=0.1, le=3600, description="how often the model folder is looked at")
+    allow_open_bind: bool = Field(False, description="let the daemon listen beyond loopback, to anyone who reaches it")
 
     # Dashboard
     daemon_url: str = Field("http://127.0.0.1:8000", description="where the dashboard and `status` look for the daemon")
@@ -105,6 +112,8 @@ class Settings(BaseSettings):
         for profile, thresholds in self.profile_thresholds.items():
             if profile not in VALID_PROFILES or not set(thresholds) <= set(METRIC_COLUMNS):
                 raise ValueError(f"profile_thresholds.{profile} names a profile or metric that the contract lacks")
+        if self.history_keep_days * 24 < self.history_hours:
+            raise ValueError(f"history_keep_days ({self.history_keep_days}) must cover history_hours")
         return self
 
     def threshold(self, metric: str, profile: str) -> float:

@@ -1,0 +1,537 @@
+"""What the daemon has accepted and must never lose: rows in one SQLite file, on disk before they are acknowledged.
+
+WAL with `synchronous=FULL`: when `append` returns, its rows survive a crash of the process or the machine. A row is
+known by server and timestamp, and the first value stays, so that a client may send again whatever it is unsure of.
+Rows lie in the order of the 5-minute grid: new ones go to the end of the file, and the history of one server is a few
+hundred short look-ups. Knows nothing of torch or HTTP.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from common_utils import utc_now
+from data_contract import (
+    METRIC_COLUMNS,
+    PROFILE,
+    REQUIRED_COLUMNS,
+    SERVER_NAME,
+    STATE,
+    STEP_MINUTES,
+    TIMESTAMP,
+    DaemonError,
+    DataFileError,
+)
+
+STORE_FILE = "history.sqlite3"
+DOCUMENT = "Docs/DAEMON.md"
+
+SCHEMA_VERSION = 1  # PRAGMA user_version
+APPLICATION_ID = 0x54465448  # "TFTH": tells this file from another program's
+
+STEP_US = STEP_MINUTES * 60 * 1_000_000
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_MICROSECOND = timedelta(microseconds=1)
+_PAGE_ROWS = 50_000  # rows read at a time: bounds memory, and for how long a reader keeps writers waiting
+_PRUNE_STEPS = 24  # steps deleted per transaction, for the same reason
+
+_METRICS = ", ".join(METRIC_COLUMNS)
+_TABLES = (
+    "CREATE TABLE servers (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, profile TEXT NOT NULL)",
+    "CREATE TABLE states (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE)",
+    # step: index of the 5-minute step since 1970, UTC; time: microseconds since 1970, UTC
+    f"""CREATE TABLE samples (step INTEGER NOT NULL, server INTEGER NOT NULL, time INTEGER NOT NULL,
+        {", ".join(f"{column} REAL" for column in METRIC_COLUMNS)}, state INTEGER NOT NULL,
+        PRIMARY KEY (step, server, time)) WITHOUT ROWID""",
+)
+_INSERT = f"INSERT INTO samples VALUES (?, ?, ?, {', '.join('?' * len(METRIC_COLUMNS))}, ?) ON CONFLICT DO NOTHING"  # noqa: S608
+_READ_PAGE = (
+    f"SELECT step, server, time, {_METRICS}, state FROM samples WHERE (step, server, time) > (?, ?, ?) "  # noqa: S608
+    "ORDER BY step, server, time LIMIT ?"
+)
+# With max(), SQLite takes the bare column `state` from the row that has the maximum: the last one of the step.
+_READ_STEPS = (
+    "WITH RECURSIVE steps(step) AS (SELECT ? UNION ALL SELECT step + 1 FROM steps WHERE step < ?) "  # noqa: S608
+    f"SELECT samples.step, {', '.join(f'avg({column})' for column in METRIC_COLUMNS)}, state, max(time) "
+    "FROM steps CROSS JOIN samples ON samples.step = steps.step AND samples.server = ? "
+    "GROUP BY samples.step ORDER BY samples.step"
+)
+
+
+def microseconds_of(timestamps: pd.Series) -> npt.NDArray[np.int64]:
+    """Microseconds since 1970, UTC, of each timestamp; naive ones are UTC."""
+    if timestamps.dt.tz is not None:
+        timestamps = timestamps.dt.tz_convert("UTC").dt.tz_localize(None)
+    return np.asarray(timestamps.to_numpy().astype("datetime64[us]").astype(np.int64))
+
+
+@dataclass
+class _Catalogue:
+    """What the file holds, known without reading it. Only committed content, so that a failure leaves no trace here."""
+
+    servers: dict[str, int] = field(default_factory=dict)
+    profiles: dict[str, str] = field(default_factory=dict)
+    states: dict[str, int] = field(default_factory=dict)
+    last_seen: dict[str, int] = field(default_factory=dict)  # microseconds
+    rows: int = 0
+    oldest: int | None = None  # microseconds
+    newest: int | None = None
+
+    def merge(self, added: _Catalogue) -> None:
+        """Take in what a transaction has added."""
+        self.servers.update(added.servers)
+        self.profiles.update(added.profiles)
+        self.states.update(added.states)
+        self.note_seen(added.last_seen)
+        self.rows += added.rows
+        for moment in (added.oldest, added.newest):
+            self.note_time(moment)
+
+    def note_seen(self, last_seen: dict[str, int]) -> None:
+        """Remember the newest row of servers."""
+        for name, moment in last_seen.items():
+            self.last_seen[name] = max(moment, self.last_seen.get(name, moment))
+
+    def note_time(self, moment: int | None) -> None:
+        """Stretch oldest and newest to a moment."""
+        if moment is not None:
+            self.oldest = moment if self.oldest is None else min(self.oldest, moment)
+            self.newest = moment if self.newest is None else max(self.newest, moment)
+
+
+class _DamagedError(Exception):
+    """The file is no SQLite file any more, or its pages contradict each other."""
+
+
+class HistoryStore:
+    """Accepted measurements on disk, used by several threads of one process.
+
+    Parameters
+    ----------
+    folder : Path
+        Where `history.sqlite3` lies; made if it is not there.
+
+    Attributes
+    ----------
+    path : Path
+        The SQLite file.
+    set_aside : Path or None
+        Where a damaged file was moved when this store was opened.
+
+    Raises
+    ------
+    DaemonError
+        If another process uses the file, or if it belongs to a newer product or to another program.
+    DataFileError
+        If the folder or the file cannot be read or written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = Path(folder) / STORE_FILE
+        self.set_aside: Path | None = None
+        self._lock = threading.RLock()
+        self._known = _Catalogue()
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                self._connection = self._open()
+            except _DamagedError:
+                self.set_aside = self._move_aside()
+                self._connection = self._open()
+        except (sqlite3.Error, OSError) as error:
+            raise self._unusable(error) from error
+
+    def __enter__(self) -> HistoryStore:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Write everything into the one file and release it. May be called again."""
+        with self._lock:
+            self._connection.close()
+
+    # --------------------------------------------------------------------------------------------- what is known of it
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return self._known.rows
+
+    @property
+    def servers(self) -> int:
+        """Number of servers."""
+        return len(self._known.servers)
+
+    @property
+    def oldest(self) -> datetime | None:
+        """Time of the oldest row."""
+        return _moment(self._known.oldest)
+
+    @property
+    def newest(self) -> datetime | None:
+        """Time of the newest row."""
+        return _moment(self._known.newest)
+
+    def profile(self, name: str) -> str | None:
+        """Profile of a server as it was given last, None for a server without rows."""
+        return self._known.profiles.get(name)
+
+    def last_seen(self, name: str) -> datetime | None:
+        """Time of a server's newest row, None for a server without rows."""
+        return _moment(self._known.last_seen.get(name))
+
+    # ----------------------------------------------------------------------------------------------------------- write
+
+    def append(self, frame: pd.DataFrame) -> npt.NDArray[np.bool_]:
+        """Store valid contract rows; when this returns they are on disk.
+
+        Parameters
+        ----------
+        frame : DataFrame
+            Contract columns. A profile that differs from the server's present one replaces it.
+
+        Returns
+        -------
+        bool array, (n_rows,)
+            True for rows that are new; False where the server and timestamp were there already, or came earlier in
+            the frame: of these nothing is changed.
+
+        Raises
+        ------
+        DataFileError
+            If the disk is full or fails. None of the rows is stored then.
+        """
+        return self.append_all([frame])[0]
+
+    def append_all(self, frames: Sequence[pd.DataFrame]) -> list[npt.NDArray[np.bool_]]:
+        """Store several frames in one transaction, so that waiting writers share one flush to disk (group commit).
+
+        Returns what `append` returns for each of them; raises as it does, and then none of the frames is stored.
+        """
+        with self._lock:
+            added = _Catalogue()
+            with self._transaction():
+                fresh = [self._insert(frame, added) for frame in frames]
+            self._known.merge(added)
+            return fresh
+
+    def prune(self, before: datetime) -> list[str]:
+        """Delete the steps that end before a moment; returns the servers of which no row is left.
+
+        Raises
+        ------
+        DataFileError
+            If the disk is full or fails. What could not be deleted is still there.
+        """
+        before_step = int(before.timestamp() // (STEP_MINUTES * 60))
+        while self._known.oldest is not None and (first := self._known.oldest // STEP_US) < before_step:
+            with self._lock:
+                with self._transaction() as connection:
+                    until = min(first + _PRUNE_STEPS, before_step)
+                    deleted = connection.execute("DELETE FROM samples WHERE step < ?", (until,)).rowcount
+                    oldest = connection.execute(
+                        "SELECT min(time) FROM samples WHERE step = (SELECT min(step) FROM samples)"
+                    ).fetchone()[0]
+                self._known.rows -= deleted
+                self._known.oldest = oldest
+                if oldest is None:
+                    self._known.newest = None
+        with self._lock:
+            gone = [name for name, moment in self._known.last_seen.items() if moment // STEP_US < before_step]
+            with self._transaction() as connection:
+                connection.executemany("DELETE FROM servers WHERE name = ?", [(name,) for name in gone])
+            for name in gone:
+                del self._known.servers[name], self._known.profiles[name], self._known.last_seen[name]
+            return gone
+
+    # ------------------------------------------------------------------------------------------------------------ read
+
+    def pages(self, since: datetime | None = None) -> Iterator[pd.DataFrame]:
+        """Rows from the step of `since` on, in the order of the grid, as contract frames of bounded size.
+
+        Rows that are added meanwhile may or may not be among them.
+
+        Raises
+        ------
+        DataFileError
+            If the file cannot be read.
+        """
+        last = (-1 if since is None else int(since.timestamp() // (STEP_MINUTES * 60)) - 1, 2**62, 2**62)
+        while True:
+            with self._lock, self._reading() as connection:
+                rows = connection.execute(_READ_PAGE, (*last, _PAGE_ROWS)).fetchall()
+                names = {number: name for name, number in self._known.servers.items()}
+                states = {number: name for name, number in self._known.states.items()}
+                profiles = dict(self._known.profiles)
+            if not rows:
+                return
+            last = rows[-1][:3]
+            table = np.array(rows, dtype=np.float64)  # None becomes NaN; microseconds are exact until the year 2255
+            codes, server_ids = pd.factorize(table[:, 1])
+            server_names = [names[int(number)] for number in server_ids]
+            state_codes, state_ids = pd.factorize(table[:, -1])
+            own_profiles = pd.Index(sorted({profiles[name] for name in server_names}))
+            profile_codes = own_profiles.get_indexer([profiles[name] for name in server_names])
+            yield pd.DataFrame(
+                {
+                    TIMESTAMP: pd.to_datetime(table[:, 2].astype("int64").view("datetime64[us]"), utc=True),
+                    SERVER_NAME: pd.Categorical.from_codes(codes, categories=server_names),
+                    **{column: table[:, 3 + k] for k, column in enumerate(METRIC_COLUMNS)},
+                    STATE: pd.Categorical.from_codes(
+                        state_codes, categories=[states[int(number)] for number in state_ids]
+                    ),
+                    PROFILE: pd.Categorical.from_codes(profile_codes[codes], categories=own_profiles),
+                }
+            )
+
+    def window(self, since: datetime | None = None) -> pd.DataFrame:
+        """All rows from the step of `since` on, in contract columns; empty when there are none."""
+        pages = [page.astype({SERVER_NAME: object, STATE: object, PROFILE: object}) for page in self.pages(since)]
+        return pd.concat(pages, ignore_index=True) if pages else pd.DataFrame(columns=list(REQUIRED_COLUMNS))
+
+    def server_steps(self, name: str, first_step: int, last_step: int) -> pd.DataFrame:
+        """History of one server on the 5-minute grid: the mean of each metric and the last state of every step.
+
+        Returns
+        -------
+        DataFrame
+            One row per step from `first_step` to `last_step` (indices since 1970), which is its index; metric columns
+            and `state`. NaN and None where nothing was measured.
+
+        Raises
+        ------
+        DataFileError
+            If the file cannot be read.
+        """
+        with self._lock, self._reading() as connection:
+            rows = connection.execute(
+                _READ_STEPS, (first_step, last_step, self._known.servers.get(name, -1))
+            ).fetchall()
+            states = {number: state for state, number in self._known.states.items()}
+        steps = pd.RangeIndex(first_step, last_step + 1, name="step")
+        metrics = np.full((len(steps), len(METRIC_COLUMNS)), np.nan)
+        state_of = np.full(len(steps), None, dtype=object)
+        for step, *means, state, _ in rows:
+            metrics[step - first_step] = means
+            state_of[step - first_step] = states[state]
+        frame = pd.DataFrame(metrics, index=steps, columns=list(METRIC_COLUMNS))
+        frame[STATE] = pd.Series(state_of, index=steps, dtype=object)
+        return frame
+
+    # -------------------------------------------------------------------------------------------------------- internal
+
+    def _open(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self.path, timeout=1.0, isolation_level=None, check_same_thread=False)
+        try:
+            # One process owns the file: nobody else can change it behind the catalogue, and no shared memory is needed.
+            connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+            connection.execute("PRAGMA trusted_schema = OFF")
+            self._check_owner(connection)
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute("BEGIN EXCLUSIVE")
+            if connection.execute("PRAGMA user_version").fetchone()[0] == 0:
+                for statement in _TABLES:
+                    connection.execute(statement)
+                connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+                connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+            connection.execute("COMMIT")
+            if connection.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
+                raise _DamagedError
+            self._known = self._read_catalogue(connection)
+        except sqlite3.OperationalError:  # locked, no space, no permission: not the file's fault
+            connection.close()
+            raise
+        except (sqlite3.DatabaseError, KeyError) as error:  # no database, malformed, an id without its name
+            connection.close()
+            raise _DamagedError from error
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _check_owner(self, connection: sqlite3.Connection) -> None:
+        owner = connection.execute("PRAGMA application_id").fetchone()[0]
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        empty = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
+        if not empty and owner != APPLICATION_ID:
+            raise DaemonError(
+                f"{self.path} was not written by this product.",
+                why="Its content means something else, and to use it would destroy it.",
+                fix="Move the file away, or choose another folder with TFT_HISTORY_DIR.",
+                document=DOCUMENT,
+            )
+        if version > SCHEMA_VERSION:
+            raise DaemonError(
+                f"{self.path} has version {version}; this release reads up to {SCHEMA_VERSION}.",
+                why="A newer release wrote it, and this one could misread what it holds.",
+                fix="Start the newer release again, or choose another folder with TFT_HISTORY_DIR.",
+                document=DOCUMENT,
+            )
+
+    @staticmethod
+    def _read_catalogue(connection: sqlite3.Connection) -> _Catalogue:
+        known = _Catalogue()
+        for number, name, profile in connection.execute("SELECT id, name, profile FROM servers"):
+            known.servers[name], known.profiles[name] = number, profile
+        known.states = {name: number for number, name in connection.execute("SELECT id, name FROM states")}
+        names = {number: name for name, number in known.servers.items()}
+        per_server = "SELECT server, count(*), min(time), max(time) FROM samples GROUP BY server"
+        for number, rows, oldest, newest in connection.execute(per_server):
+            known.rows += rows
+            known.last_seen[names[number]] = newest
+            known.note_time(oldest)
+            known.note_time(newest)
+        return known
+
+    def _insert(self, frame: pd.DataFrame, added: _Catalogue) -> npt.NDArray[np.bool_]:
+        times = microseconds_of(frame[TIMESTAMP])
+        names = frame[SERVER_NAME].astype(object).tolist()
+        profiles = frame[PROFILE].astype(object).tolist()
+        rows = zip(
+            (times // STEP_US).tolist(),
+            [self._server_id(name, profile, added) for name, profile in zip(names, profiles, strict=True)],
+            times.tolist(),
+            *(frame[column].to_numpy(dtype=np.float64, na_value=np.nan).tolist() for column in METRIC_COLUMNS),
+            [self._state_id(state, added) for state in frame[STATE].astype(object).tolist()],
+            strict=True,
+        )
+        insert = self._connection.execute  # one by one, to learn which rows are new; NaN is stored as NULL
+        fresh = np.fromiter((insert(_INSERT, row).rowcount == 1 for row in rows), np.bool_, len(frame))
+        if fresh.any():
+            new = np.flatnonzero(fresh).tolist()
+            added.rows += len(new)
+            added.note_time(int(times[fresh].min()))
+            added.note_time(int(times[fresh].max()))
+            for position in new:
+                name, moment = names[position], int(times[position])
+                added.last_seen[name] = max(moment, added.last_seen.get(name, moment))
+            for name, profile in {names[position]: profiles[position] for position in new}.items():
+                if (added.profiles.get(name) or self._known.profiles[name]) != profile:
+                    self._connection.execute("UPDATE servers SET profile = ? WHERE name = ?", (profile, name))
+                    added.profiles[name] = profile
+        return fresh
+
+    def _server_id(self, name: str, profile: str, added: _Catalogue) -> int:
+        number = self._known.servers.get(name) or added.servers.get(name)
+        if number is None:
+            statement = "INSERT INTO servers (name, profile) VALUES (?, ?)"
+            number = self._connection.execute(statement, (name, profile)).lastrowid
+            assert number is not None
+            added.servers[name], added.profiles[name] = number, profile
+        return number
+
+    def _state_id(self, state: str, added: _Catalogue) -> int:
+        number = self._known.states.get(state) or added.states.get(state)
+        if number is None:
+            number = self._connection.execute("INSERT INTO states (name) VALUES (?)", (state,)).lastrowid
+            assert number is not None
+            added.states[state] = number
+        return number
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        """All or nothing: commits with a flush to disk, or rolls back."""
+        connection = self._connection
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            yield connection
+            connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            self._roll_back()
+            raise DataFileError(
+                f"{self.path.name} cannot be written: {error}.",
+                why="Rows count as accepted only when they are on disk, so these were refused; what was there stays.",
+                fix="Free some space on the disk of TFT_HISTORY_DIR and send the rows again.",
+                document=DOCUMENT,
+            ) from error
+        except BaseException:
+            self._roll_back()
+            raise
+
+    def _roll_back(self) -> None:
+        if self._connection.in_transaction:  # some errors have rolled back by themselves
+            with contextlib.suppress(sqlite3.Error):
+                self._connection.execute("ROLLBACK")
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        try:
+            yield self._connection
+        except sqlite3.Error as error:
+            raise DataFileError(
+                f"{self.path.name} cannot be read: {error}.",
+                why="The history that it holds cannot be shown.",
+                fix="Restart the daemon: it checks the file, sets a damaged one aside and goes on with a new one.",
+                document=DOCUMENT,
+            ) from error
+
+    def _move_aside(self) -> Path:
+        """Move the damaged file and its journal out of the way, together, under a name that tells when."""
+        target = self.path.with_name(f"{self.path.name}.damaged-{utc_now():%Y%m%dT%H%M%S%fZ}")
+        for suffix in ("", "-wal", "-shm"):
+            source = self.path.with_name(self.path.name + suffix)
+            if source.exists():
+                source.replace(target.with_name(target.name + suffix))
+        return target
+
+    def _unusable(self, error: Exception) -> DaemonError | DataFileError:
+        if "locked" in str(error):
+            return DaemonError(
+                f"{self.path} is in use by another process.",
+                why="One daemon owns its history; two would overwrite each other's.",
+                fix="Stop the other daemon, or give this one a folder of its own with TFT_HISTORY_DIR.",
+                document=DOCUMENT,
+            )
+        return DataFileError(
+            f"{self.path} cannot be opened: {error}.",
+            why="The daemon acknowledges rows only when they are on disk, so it does not start without its file.",
+            fix="Check the folder's permissions and free space, or choose another with TFT_HISTORY_DIR.",
+            document=DOCUMENT,
+        )
+
+
+def _moment(us: int | None) -> datetime | None:
+    return None if us is None else _EPOCH + us * _MICROSECOND
+
+
+def _self_check() -> None:
+    import tempfile
+
+    frame = pd.DataFrame(
+        {
+            TIMESTAMP: pd.to_datetime(["2026-01-01T00:00:00Z", "2026-01-01T00:01:00Z"]),
+            SERVER_NAME: "ppweb001",
+            **{column: [1.0, 2.0] for column in METRIC_COLUMNS},
+            STATE: "healthy",
+            PROFILE: "web_api",
+        }
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        with HistoryStore(Path(folder)) as store:
+            assert store.append(frame).all() and not store.append(frame).any()
+        with HistoryStore(Path(folder)) as store:
+            assert store.rows == 2 and store.profile("ppweb001") == "web_api"
+            step = int(frame[TIMESTAMP][0].timestamp()) // (STEP_MINUTES * 60)
+            assert store.server_steps("ppweb001", step, step)["cpu_pct"].tolist() == [1.5]
+            pd.testing.assert_series_equal(store.window()["cpu_pct"], frame["cpu_pct"])
+    print("✅ All tests passed")
+
+
+if __name__ == "__main__":
+    _self_check()
