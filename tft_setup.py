@@ -191,8 +191,8 @@ def _install(python: Path, lock: Path, say: Say) -> None:
             log.write(line)
             if name := re.match(r"(?:Collecting|Requirement already satisfied:) ([\w.-]+)", line):
                 seen.add(name[1])
-                if name[0].startswith("Collecting"):
-                    say(f"  {len(seen):>3} of about {len(wanted)}  {name[1]}")
+                if name[0].startswith("Collecting") and len(seen) % 10 == 0:
+                    say(f"  {len(seen):>3} of about {len(wanted)} collected")
             elif size := re.search(r"Downloading (\S+) \(([\d.]+ (?:GB|[\d.]{2,} MB))\)", line):
                 say(f"       downloading {size[1].split('-')[0].rsplit('/')[-1]} ({size[2]}) …")
             elif line.startswith("Installing collected packages"):

@@ -1,0 +1,49 @@
+# One word per task; `make help` lists them. All that is needed is make and Python 3.10 to 3.13.
+
+BIN := .venv/bin
+STAMP := .venv/requirements.sha256
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint format lock clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+
+setup: $(STAMP)  ## make .venv and install the pinned packages (the other targets do it when needed)
+
+# A Python of the right version that can make virtual environments; else python3, for `setup` to say what is wrong.
+$(STAMP): requirements.lock
+	@for python in $(PYTHON) python3.11 python3.12 python3.13 python3.10 python3 python; do \
+	  if $$python -c 'import ensurepip, sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; \
+	  then exec $$python main.py setup; fi; \
+	done; \
+	command -v python3 >/dev/null || { echo "Error: there is no Python here. Install 3.10 to 3.13, then try again." >&2; exit 1; }; \
+	exec python3 main.py setup
+
+demo: $(STAMP)  ## the whole product on a made-up fleet; CHECK=1 verifies it without a person and stops
+	@exec $(BIN)/python main.py demo $(if $(CHECK),--check)
+
+test: $(STAMP)  ## all tests
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)  ## ruff (lint and format) and mypy, as strict as pyproject.toml says
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(STAMP)  ## put the code into the one format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# uv resolves for all Pythons and platforms at once. torch is held, and its CUDA packages are left out: see the header.
+lock: $(STAMP)  ## resolve requirements-dev.txt anew into requirements.lock
+	$(BIN)/python -m pip install --quiet uv
+	echo 'torch==2.13.0' > .venv/hold.txt
+	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.10 --no-annotate --no-header \
+	  --constraint .venv/hold.txt requirements-dev.txt --output-file .venv/resolved.txt
+	{ sed -n '/^#/p' requirements.lock; grep -vE '^(nvidia-|cuda-|triton)' .venv/resolved.txt; } > .venv/requirements.lock
+	mv .venv/requirements.lock requirements.lock
+
+clean:  ## remove what can be made again: .venv, caches, logs; data, models and history stay
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis logs lightning_logs
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
