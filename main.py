@@ -46,6 +46,8 @@ class Command(typer.core.TyperCommand):
             raise typer.Exit(130) from None
 
 
+HELP_FLAGS = {"help_option_names": ["-h", "--help"]}
+
 app = typer.Typer(
     name="main.py",
     help="Learns how a fleet of servers behaves and says what CPU, memory, disk I/O and latency will be 30 minutes, "
@@ -56,7 +58,7 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings=HELP_FLAGS,
 )
 
 
@@ -66,7 +68,7 @@ Body = TypeVar("Body", bound=Callable[..., None])
 def command(name: str, document: str, *examples: str) -> Callable[[Body], Body]:
     """Register a command whose help ends with examples and the document that explains it."""
     lines = ["[bold]Examples[/bold]", *(f"  [cyan]{example}[/cyan]" for example in examples), f"\nMore: {document}"]
-    return app.command(name, cls=Command, epilog="\n".join(lines))
+    return app.command(name, cls=Command, epilog="\n".join(lines), context_settings=HELP_FLAGS)
 
 
 def main() -> None:
@@ -220,6 +222,10 @@ def import_(
     as_json: Json = False,
 ) -> None:
     """Bring foreign CSV or Parquet under the contract; every repair is counted and reported."""
+    if not list_presets and not files:
+        raise typer.BadParameter("name at least one file to import.", param_hint="FILE…")
+    if not list_presets and (preset is None) == (mapping is None):
+        raise typer.BadParameter("give either --preset or --mapping.", param_hint="--preset")
     import metrics_importer as importer
 
     if list_presets:
@@ -229,10 +235,6 @@ def import_(
         else:
             print(*names, sep="\n")
         return
-    if not files:
-        raise typer.BadParameter("name at least one file to import.", param_hint="FILE…")
-    if (preset is None) == (mapping is None):
-        raise typer.BadParameter("give either --preset or --mapping.", param_hint="--preset")
     chosen = importer.load_preset(preset) if preset is not None else importer.load_mapping(mapping)
     with _progress("Importing", quiet=as_json) as progress:
         result = importer.import_files(files, chosen, _settings(data_dir=out_dir).data_dir, progress=progress)
@@ -343,6 +345,8 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """Forecast once from a file, without a daemon: 30 minutes, 1 hour and 8 hours after its last step."""
+    if out is not None and out.suffix != ".json":
+        raise typer.BadParameter("the name must end in .json.", param_hint="--out")
     from tft_predict import forecast_file, show_forecasts
 
     settings = _settings(data_dir=data)
