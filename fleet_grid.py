@@ -145,6 +145,13 @@ class FleetGrid:
         keep = max(0, step - self.first_step)
         return FleetGrid(self.names, self.profiles, self.first_step, self.values[:, :keep], self.states[:, :keep])
 
+    def since(self, step: int) -> FleetGrid:
+        """The same fleet without what lies before `step`."""
+        drop = min(max(0, step - self.first_step), self.n_steps)
+        return FleetGrid(
+            self.names, self.profiles, self.first_step + drop, self.values[:, drop:], self.states[:, drop:]
+        )
+
     def select(self, servers: Sequence[int]) -> FleetGrid:
         """Some of the servers, by position."""
         index = np.asarray(servers, dtype=np.int64)

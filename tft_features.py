@@ -196,12 +196,37 @@ class Windows:
         Whether the server reported the metric in the day before the origin: only then there is a forecast.
     labels : Tensor, (batch, horizon, n_metrics)
         Scaled true values, NaN where unknown.
+    past : Tensor, (batch, history, n_metrics)
+        What was measured before the origin, in units; NaN where nothing was.
     """
 
     inputs: dict[str, Tensor]
     scale: Scale
     observed: Tensor
     labels: Tensor
+    past: Tensor
+
+    def to(self, device: torch.device) -> Windows:
+        """The same batch on another device."""
+        return Windows(
+            {name: tensor.to(device) for name, tensor in self.inputs.items()},
+            Scale(self.scale.center.to(device), self.scale.spread.to(device)),
+            self.observed.to(device),
+            self.labels.to(device),
+            self.past.to(device),
+        )
+
+    @property
+    def naive(self) -> tuple[Tensor, Tensor]:
+        """Two forecasts to compare with: the last value seen, and the value a day before.
+
+        Both (batch, horizon, n_metrics), in units; NaN where the past holds no such value.
+        """
+        position = torch.arange(1, self.past.size(1) + 1)[:, None] * torch.isfinite(self.past)
+        newest = position.max(dim=1, keepdim=True).values  # 0 where nothing was ever seen
+        last = torch.gather(self.past, 1, (newest - 1).clamp_min(0)).masked_fill(newest == 0, float("nan"))
+        day_ago = self.past[:, self.past.size(1) - DAY_STEPS :][:, :HORIZON_STEPS]
+        return last.expand(-1, HORIZON_STEPS, -1), day_ago
 
 
 @dataclass(frozen=True)
@@ -283,7 +308,7 @@ def gather_windows(
         "encoder_lengths": torch.full((batch,), encoder),
         "decoder_lengths": torch.full((batch,), HORIZON_STEPS),
     }
-    return Windows(inputs, scale, observed=n_observed > 0, labels=scale.scaled(window[:, history:]))
+    return Windows(inputs, scale, observed=n_observed > 0, labels=scale.scaled(window[:, history:]), past=past)
 
 
 def _window_scale(day: Tensor, spec: FeatureSpec) -> tuple[Scale, Tensor]:

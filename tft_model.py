@@ -9,6 +9,7 @@ Source: Lim et al., Temporal Fusion Transformers, arXiv:1912.09363, as implement
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -411,7 +412,9 @@ def network_arguments(spec: FeatureSpec, config: NetworkConfig) -> dict[str, Any
 
 def build_network(spec: FeatureSpec, config: NetworkConfig) -> FastTemporalFusionTransformer:
     """Network with fresh random weights."""
-    return FastTemporalFusionTransformer(**network_arguments(spec, config))
+    with warnings.catch_warnings():  # the library saves its loss as a hyperparameter, and warns of that itself
+        warnings.filterwarnings("ignore", message="Attribute .* is an instance of `nn.Module`")
+        return FastTemporalFusionTransformer(**network_arguments(spec, config))
 
 
 def forecast_scaled(network: Any, inputs: dict[str, Tensor]) -> Tensor:
