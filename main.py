@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from config import Settings
 
 ROOT = Path(__file__).resolve().parent
+DATA_FILE = "server_metrics.parquet"
 
 
 # ------------------------------------------------------------------------------------------------------------ the frame
@@ -102,6 +103,12 @@ def _settings(**flags: Any) -> Settings:
     from config import load_settings
 
     return load_settings(**flags)
+
+
+def _data_file(settings: Settings) -> Path:
+    """The data to read: `data_dir` itself if it is a file or a folder of Parquet, else our file in it."""
+    ours = settings.data_dir / DATA_FILE
+    return ours if ours.is_file() or not settings.data_dir.exists() else settings.data_dir
 
 
 def _stdout() -> Console:
@@ -259,7 +266,7 @@ def validate(
     validator = DataValidator()
     answer: dict[str, Any] = {}
     if path is not None or model_dir is None:
-        path = path or _settings().data_dir / "server_metrics.parquet"
+        path = path or _data_file(_settings())
         with _progress("Validating", quiet=as_json) as progress:
             answer["data"] = validator.validate_file(path, progress=progress).as_dict()
     if model_dir is not None:
@@ -313,12 +320,13 @@ def train(
 
     settings = _settings(data_dir=data, models_dir=models_dir, seed=seed)
     folder = learn(
-        settings.data_dir,
+        _data_file(settings),
         settings.models_dir,
         settings,
         epochs=epochs or TRAIN_PRESETS[preset],
         resume=resume,
         max_minutes=max_minutes,
+        console=None if as_json else Console(stderr=True),
     )
     if as_json:
         info = json.loads((folder / "training_info.json").read_text(encoding="utf-8"))
@@ -350,7 +358,7 @@ def predict(
     from tft_predict import forecast_file, show_forecasts
 
     settings = _settings(data_dir=data)
-    answer = forecast_file(settings, model_dir or settings.models_dir / "latest", settings.data_dir, server or None)
+    answer = forecast_file(settings, model_dir or settings.models_dir / "latest", _data_file(settings), server)
     if out is not None:
         from common_utils import write_json
 
@@ -358,7 +366,7 @@ def predict(
     if as_json:
         show_json(answer)
     else:
-        show_forecasts(answer, _stdout())
+        show_forecasts(answer, _stdout(), settings)
 
 
 @command(

@@ -19,7 +19,7 @@ from data_contract import CONTRACT_VERSION, MODEL_FILES, TRAINING_INFO
 
 DATA_FILE = "server_metrics.parquet"
 DATA_INFO = "metrics_metadata.json"
-MODEL_KEYS: tuple[str, ...] = ("model_version", "contract_version", "trained_at")
+MODEL_KEYS: tuple[str, ...] = ("model_version", "contract_version", "created_at", "validation_loss")
 
 # A daemon on this machine answers in milliseconds; one that does not answer at once is not going to be waited for.
 PATIENCE_SECONDS = 0.5
@@ -154,7 +154,7 @@ def _describe(part: str, details: dict[str, Any]) -> str:
         span = f", {details['start']} to {details['end']}" if "start" in details and "end" in details else ""
         return f"{where}: {size}{servers}{span}"
     if part == "model":
-        return f"{details['name']}, version {details.get('model_version')}, trained {details.get('trained_at')}"
+        return f"{details['name']}, version {details.get('model_version')}, trained {details.get('created_at')}"
     if part == "daemon":
         model = (details.get("model") or {}).get("name", "no model loaded")
         last = details["prediction_time"] or "no forecast yet"

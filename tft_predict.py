@@ -1,0 +1,137 @@
+"""How a file of contract rows becomes forecasts without a daemon, and how forecasts look in a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from common_utils import iso_z, utc_now
+from config import Settings
+from contract_parquet import iter_frames, open_dataset
+from data_contract import HORIZONS, METRICS, SERVER_NAME, TIMESTAMP, ContractError, shorten
+from data_validator import load_valid_frame
+from fleet_grid import FleetGrid
+
+SHOWN_SERVERS = 10
+
+
+def forecast_file(
+    settings: Settings, model_dir: Path, data_path: Path, servers: Sequence[str] | None = None
+) -> dict[str, Any]:
+    """Forecast from the end of a file, in the form of `GET /predictions/current`.
+
+    Parameters
+    ----------
+    model_dir, data_path : Path
+        A model folder, and a Parquet file or folder of contract rows; only its newest `history_hours` are read.
+    servers : sequence of str, optional
+        Only these servers.
+
+    Raises
+    ------
+    ModelFolderError, DataFileError
+        If the model or the data cannot be used.
+    ContractError
+        If the rows break the contract, or if a server is not among them.
+    """
+    from tft_forecaster import Forecaster  # imports torch
+    from tft_risk import assess, prediction_records
+
+    forecaster = Forecaster.load(model_dir)
+    frame = load_valid_frame(data_path, since=_newest(data_path) - pd.Timedelta(hours=settings.history_hours))
+    if servers:
+        absent = sorted(set(servers) - set(frame[SERVER_NAME]))
+        if absent:
+            raise ContractError(
+                f"The last {settings.history_hours} hours of {data_path} hold no rows of {shorten(absent)}.",
+                why="A forecast starts from the server's own recent history.",
+                fix="Check the name; `python main.py predict --json` lists all servers that have a forecast.",
+            )
+        frame = frame[frame[SERVER_NAME].isin(servers)]
+    grid = FleetGrid.from_frame(frame)
+    forecast = forecaster.predict_grid(grid)
+    records = prediction_records(forecast, assess(forecast, settings), grid)
+    return {
+        "model": {"name": forecaster.info.name, "model_version": forecaster.info.model_version},
+        "prediction_time": iso_z(forecast.origin),
+        "generated_at": iso_z(utc_now().replace(microsecond=0)),
+        "count": len(records),
+        "predictions": records,
+    }
+
+
+def _newest(data_path: Path) -> pd.Timestamp:
+    """Time of the newest row, found in constant memory."""
+    if TIMESTAMP not in open_dataset(data_path).schema.names:
+        raise ContractError.from_findings(str(data_path), [f"column `{TIMESTAMP}` is missing"])
+    newest = [frame[TIMESTAMP].max() for frame in iter_frames(data_path, [TIMESTAMP]) if len(frame)]
+    if not newest:
+        raise ContractError.from_findings(str(data_path), ["there are no rows"])
+    return max(newest)
+
+
+def forecast_table(answer: dict[str, Any], settings: Settings, limit: int = SHOWN_SERVERS) -> Table:
+    """The servers with the highest risk: risk, and each metric now and at the horizons (medians)."""
+    table = Table(header_style="bold", pad_edge=False, box=box.SIMPLE_HEAD)
+    table.add_column("server", no_wrap=True)
+    table.add_column("risk", justify="right")
+    for metric in METRICS:
+        table.add_column(f"{metric.label} {metric.unit}", no_wrap=True)
+    ranked = sorted(answer["predictions"], key=lambda record: -(record["risk"] or 0.0))
+    for record in ranked[:limit]:
+        cells = []
+        for metric in METRICS:
+            ahead = [_number(record["predictions"][horizon][metric.column]) for horizon in HORIZONS]
+            cells.append(f"{_number(record['current'][metric.column])} → {'/'.join(ahead)}")
+        table.add_row(escape(record["server_name"]), _risk(record["risk"], settings), *cells)
+    return table
+
+
+def show_forecasts(answer: dict[str, Any], console: Console, settings: Settings, limit: int = SHOWN_SERVERS) -> None:
+    """Print the forecasts for a person."""
+    console.print(forecast_table(answer, settings, limit))
+    shown = min(limit, answer["count"])
+    console.print(
+        f"now → in {', '.join(HORIZONS)} (medians); {shown} of {answer['count']:,} servers, highest risk first; "
+        f"forecast of {answer['prediction_time']} by {answer['model']['name']}",
+        style="dim",
+    )
+
+
+def _risk(risk: float | None, settings: Settings) -> str:
+    if risk is None:
+        return "-"
+    colour = "green" if risk < settings.risk_yellow else "yellow" if risk <= settings.risk_red else "red"
+    return f"[{colour}]{risk:.2f}[/{colour}]"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.0f}" if abs(value) >= 9.95 else f"{value:.1f}"
+
+
+def _self_check() -> None:
+    from config import load_settings
+
+    values = {metric.column: 41.2 for metric in METRICS} | {METRICS[-1].column: None}
+    record = {
+        "server_name": "ppweb001",
+        "risk": 0.42,
+        "current": values,
+        "predictions": dict.fromkeys(HORIZONS, values),
+    }
+    console = Console(width=80, no_color=True)
+    with console.capture() as capture:
+        console.print(forecast_table({"predictions": [record]}, load_settings()))
+    assert "41 → 41/41/41" in capture.get() and "- → -/-/-" in capture.get() and "0.42" in capture.get()
+    print("✅ All tests passed")
+
+
+if __name__ == "__main__":
+    _self_check()
