@@ -1,0 +1,358 @@
+"""The daemon: rows in over HTTP, forecasts and alerts out.
+
+    python tft_inference.py --daemon --port 8000 --model-dir ./models/latest/
+
+One process. Ingested rows go to the store (on disk before they are acknowledged), then to the forecast loop, which
+keeps the answers ready; a GET never runs the model and never waits for it. A route parses, asks and answers; what
+stands behind the routes is `daemon_core.Daemon`. Knows nothing of Streamlit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import signal
+import socket
+import sys
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any
+
+import structlog
+import uvicorn
+from fastapi import FastAPI, Query, Request, Response, WebSocket
+
+import daemon_schemas as schemas
+from common_utils import configure_logging
+from config import Settings
+from daemon_answers import ReadyAnswer, accepts_gzip, to_json
+from daemon_core import MAX_HISTORY_HOURS, Daemon
+from daemon_gate import Gate
+from daemon_problems import DAEMON_DOCUMENT, RequestError, install_problem_handlers
+from daemon_schemas import problems
+from data_contract import DaemonError
+from forecast_loop import PredictionSet
+
+log = structlog.stdlib.get_logger(__name__)
+
+_SHUTDOWN_SECONDS = 10
+_MAX_MESSAGE_BYTES = 64 * 1024  # of a WebSocket client, who has nothing to say
+_SWITCH_SECONDS = 0.001  # how long a busy worker thread may keep the event loop from running
+
+
+# -------------------------------------------------------------------------------------------------------------- the app
+def create_app(settings: Settings, model_dir: Path, data: Path | None = None) -> FastAPI:
+    """Make the daemon's web application; it opens store and model when it starts and closes them when it ends.
+
+    Parameters
+    ----------
+    settings : Settings
+    model_dir : Path
+        Model folder, or the link `models/latest`. Without a usable one the prediction routes answer 503 with the
+        reason until one appears.
+    data : Path, optional
+        Contract Parquet whose newest hours are taken in at the start.
+    """
+    daemon = Daemon(settings, model_dir, data)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        del app
+        await asyncio.to_thread(daemon.open)
+        daemon.stream.attach()
+        try:
+            yield
+        finally:
+            daemon.stream.detach()
+            await asyncio.to_thread(daemon.close)
+
+    app = FastAPI(
+        title="TFT Monitoring Prediction System",
+        version=schemas.PRODUCT_VERSION,
+        description="Forecasts of every server's CPU, memory, disk I/O and latency, 30 minutes to 8 hours ahead.",
+        lifespan=lifespan,
+        redirect_slashes=False,
+    )
+    app.state.daemon = daemon
+    app.add_middleware(Gate, requests_per_second=settings.rate_limit_per_second)
+    install_problem_handlers(app)
+    _add_operation_routes(app, daemon)
+    _add_prediction_routes(app, daemon)
+    _add_data_routes(app, daemon)
+    return app
+
+
+def _add_operation_routes(app: FastAPI, daemon: Daemon) -> None:
+    @app.get("/health", response_model=schemas.Health, tags=["operation"])
+    async def health() -> Response:
+        """Whether the daemon runs, and whether it can forecast."""
+        return _json({"status": "ok", "model_loaded": daemon.model_loaded})
+
+    @app.get("/livez", response_model=schemas.Live, tags=["operation"])
+    async def livez() -> Response:
+        """Whether the process answers; for a supervisor that restarts it otherwise."""
+        return _json({"status": "ok"})
+
+    @app.get("/readyz", response_model=schemas.Ready, tags=["operation"], responses=problems(s503="not ready"))
+    async def readyz() -> Response:
+        """Whether forecasts can be asked for; for a load balancer that sends requests elsewhere otherwise."""
+        daemon.require_ready()
+        return _json({"status": "ready"})
+
+    @app.get("/status", response_model=schemas.Status, tags=["operation"])
+    async def status() -> Response:
+        """Model, data, forecasts and counters at a glance."""
+        return _json(daemon.status())
+
+
+def _add_prediction_routes(app: FastAPI, daemon: Daemon) -> None:
+    no_model = problems(s503="no model: there is no prediction, and the reason is told")
+
+    def fleet_answer(request: Request, choose: Callable[[PredictionSet], tuple[ReadyAnswer, int]]) -> Response:
+        published = daemon.require_published()
+        ready, count = choose(published)
+        head = {**daemon.provenance(published), "count": count}
+        headers = _note(request, published, head)
+        headers["ETag"] = etag = daemon.etag(published, stale=head["stale"])
+        headers["Vary"] = "Accept-Encoding"
+        asked = {tag.strip() for tag in request.headers.get("if-none-match", "").split(",")}
+        if asked & {etag, "*"}:
+            return Response(None, 304, headers)
+        if accepts_gzip(request.headers.get("accept-encoding", "")):
+            headers["Content-Encoding"] = "gzip"
+            return Response(ready.gzipped(head), 200, headers, "application/json")
+        return Response(ready.plain(head), 200, headers, "application/json")
+
+    @app.get(
+        "/predictions/current", response_model=schemas.CurrentPredictions, tags=["predictions"], responses=no_model
+    )
+    async def predictions_current(request: Request) -> Response:
+        """Forecasts of the whole fleet, 30 minutes, 1 hour and 8 hours ahead."""
+        return fleet_answer(request, lambda published: (published.current, len(published.records)))
+
+    @app.get("/alerts/active", response_model=schemas.ActiveAlerts, tags=["predictions"], responses=no_model)
+    async def alerts_active(request: Request) -> Response:
+        """Alerts that are open now, the most likely first."""
+        return fleet_answer(request, lambda published: (published.alerts, published.alert_count))
+
+    # `path`, because a server's name may hold a slash
+    @app.get(
+        "/predictions/{server_name:path}",
+        response_model=schemas.ServerPrediction,
+        tags=["predictions"],
+        responses={**no_model, **problems(s404="no forecast of this server")},
+    )
+    def prediction_of_server(request: Request, server_name: str) -> Response:
+        """Forecast of one server with its whole path of 96 steps."""
+        published = daemon.require_published()
+        content, provenance = daemon.server_prediction(published, server_name)
+        return Response(content, 200, _note(request, published, provenance), "application/json")
+
+    @app.websocket("/ws/predictions")
+    async def ws_predictions(websocket: WebSocket) -> None:
+        """Every new set of forecasts as soon as there is one, in the form of /predictions/current."""
+        await daemon.stream.serve(websocket, daemon.stream_message)
+
+
+def _add_data_routes(app: FastAPI, daemon: Daemon) -> None:
+    @app.get(
+        "/history/{server_name:path}",
+        response_model=schemas.History,
+        tags=["data"],
+        responses=problems(s404="no such server", s422="hours out of bounds"),
+    )
+    def history(server_name: str, hours: Annotated[int, Query(ge=1, le=MAX_HISTORY_HOURS)] = 24) -> Response:
+        """What was measured on one server in the last hours, averaged over 5-minute steps; null for gaps."""
+        return _json(daemon.history(server_name, hours))
+
+    body = {"required": True, "content": {"application/json": {"schema": schemas.IngestRequest.model_json_schema()}}}
+
+    @app.post(
+        "/ingest",
+        response_model=schemas.IngestResult,
+        tags=["data"],
+        openapi_extra={"requestBody": body},
+        responses=problems(
+            s400="no JSON",
+            s408="the body came too slowly",
+            s413="too many bytes or rows",
+            s415="another format than JSON",
+            s422="no row could be accepted",
+            s503="too much at once",
+            s507="the disk is full",
+        ),
+    )
+    async def ingest(request: Request) -> Response:
+        """Take in measurements. A 200 means that the accepted rows are on disk; what was sent before is a duplicate."""
+        async with daemon.receive_body(request) as content:
+            result = await daemon.ingest(content)
+        if result["rejected"] and not result["accepted"] and not result["duplicates"]:
+            raise RequestError(
+                422,
+                "no-valid-rows",
+                f"None of the {result['rejected']:,} rows could be accepted; the first: {result['errors'][0]['what']}.",
+                why="Rows that break the contract would make forecasts silently wrong.",
+                fix="Correct the rows as `errors` says; the columns are in the document.",
+                document="Docs/DATA_CONTRACT.md",
+                extra=result,
+            )
+        return _json(result)
+
+
+def _json(content: Any) -> Response:
+    return Response(to_json(content), media_type="application/json")
+
+
+def _note(request: Request, published: PredictionSet, provenance: dict[str, Any]) -> dict[str, str]:
+    """Log what an answer is made of, and say it in its headers, so that a 304 tells it, too."""
+    request.scope["state"]["log"].update(model=published.model.name, prediction_time=published.prediction_time)
+    return {
+        "X-Model-Version": published.model.model_version,
+        "X-Prediction-Time": published.prediction_time or "none",
+        "X-Data-Age-Seconds": "unknown"
+        if provenance["data_age_seconds"] is None
+        else str(provenance["data_age_seconds"]),
+    }
+
+
+# ----------------------------------------------------------------------------------------------------------- the server
+def serve(settings: Settings, model_dir: Path, host: str, port: int, data: Path | None = None) -> None:
+    """Run the daemon until SIGTERM or Ctrl-C; then finish what is under way, close the store and return.
+
+    Parameters
+    ----------
+    host, port
+        Address to listen on; port 0 takes a free one, which is printed.
+    data : Path, optional
+        Contract Parquet whose newest hours are taken in at the start.
+
+    Raises
+    ------
+    ProductError
+        If the daemon cannot start: the port is in use, the address is open to the network without leave, the history
+        or `data` cannot be used.
+    """
+    configure_logging(settings.log_level, json_lines=settings.log_json)
+    sys.setswitchinterval(_SWITCH_SECONDS)
+    with (
+        _graceful_signals() as stop,
+        contextlib.suppress(_StoppedError),
+        _bound_socket(settings, host, port) as listener,
+    ):
+        app = create_app(settings, model_dir, data)
+        daemon: Daemon = app.state.daemon
+        try:
+            daemon.open()
+            address = _url(host, listener.getsockname()[1])
+            server = _Server(
+                uvicorn.Config(
+                    app,
+                    log_config=None,
+                    log_level="warning",
+                    access_log=False,
+                    proxy_headers=False,  # any local client could choose its address, and so escape the rate limit
+                    server_header=False,
+                    ws_max_size=_MAX_MESSAGE_BYTES,
+                    ws_per_message_deflate=False,  # compressing for each client would hold up all
+                    timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
+                ),
+                lambda: _announce(daemon, address),
+            )
+            stop.server = server
+            server.run(sockets=[listener])
+        except OSError as error:
+            raise _cannot_listen(host, port, error) from error
+        finally:
+            daemon.close()
+    log.info("stopped")
+
+
+class _StoppedError(BaseException):
+    """Asked to stop before the server ran."""
+
+
+class _Stop:
+    """Signal handler: stops the server, or the start if there is no server yet."""
+
+    def __init__(self) -> None:
+        self.server: uvicorn.Server | None = None
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        del number, frame
+        if self.server is None:
+            raise _StoppedError
+        self.server.should_exit = True  # uvicorn, having ended, raises the signal that it got once more
+
+
+@contextlib.contextmanager
+def _graceful_signals() -> Iterator[_Stop]:
+    stop = _Stop()
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may handle signals
+        yield stop
+        return
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, which says when it listens."""
+
+    def __init__(self, config: uvicorn.Config, on_started: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_started = on_started
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._on_started()
+
+
+def _announce(daemon: Daemon, address: str) -> None:
+    log.info("listening", address=address, model_loaded=daemon.model_loaded)
+    print(f"Listening on {address} (Ctrl-C stops it).", flush=True)
+
+
+@contextlib.contextmanager
+def _bound_socket(settings: Settings, host: str, port: int) -> Iterator[socket.socket]:
+    """Socket bound to the address, or an error that says why not."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        if not ipaddress.ip_address(address[0]).is_loopback and not settings.allow_open_bind:
+            raise DaemonError(
+                f"{host} can be reached from other machines, and the daemon asks nobody for a key.",
+                why="Whoever reaches it could read every forecast and post false measurements.",
+                fix="Leave --host at 127.0.0.1 and put a proxy with authentication before it, or set "
+                "TFT_ALLOW_OPEN_BIND=true in a network that you trust.",
+                document=DAEMON_DOCUMENT,
+            )
+        with socket.socket(family, socket.SOCK_STREAM) as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+            yield listener
+    except OSError as error:
+        raise _cannot_listen(host, port, error) from error
+
+
+def _cannot_listen(host: str, port: int, error: OSError) -> DaemonError:
+    return DaemonError(
+        f"The daemon cannot listen on {host} port {port}: {error.strerror or error}.",
+        why="Another program, perhaps another daemon, has the port, or the address is not this machine's.",
+        fix="Stop the other program, or choose another port with --port (0 takes a free one).",
+        document=DAEMON_DOCUMENT,
+    )
+
+
+def _url(host: str, port: int) -> str:
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+if __name__ == "__main__":
+    from main import run_command
+
+    run_command("serve")
