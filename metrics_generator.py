@@ -1,0 +1,163 @@
+"""What a fleet could have done, as contract data: a Parquet file with its metadata and server ids, or a live stream.
+
+    python metrics_generator.py --servers 90 --hours 720 --out_dir ./training/
+
+The fleet itself stands in `fleet_simulation.py` and `fleet_roles.py`, the stream in `fleet_stream.py`. Knows nothing of
+models.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+
+from common_utils import iso_z, utc_now, write_json
+from contract_parquet import CONTRACT_SCHEMA, open_writer
+from data_contract import CONTRACT_VERSION, SERVER_MAPPING, DataFileError
+from data_validator import DataValidator, ValidationReport
+from fleet_roles import fleet_names
+from fleet_simulation import SIMULATION_VERSION
+from fleet_stream import DATA_FILE, METADATA_FILE, stream
+from fleet_tables import GeneratorOptions, fleet_tables
+from server_encoder import ServerEncoder
+
+__all__ = ["GenerateResult", "GeneratorOptions", "fleet_names", "generate", "generate_frame", "stream"]
+
+Progress = Callable[[int, int], None]  # rows done, rows in all
+
+
+@dataclass(frozen=True)
+class GenerateResult:
+    """What was written."""
+
+    data_file: Path
+    metadata_file: Path
+    mapping_file: Path
+    report: ValidationReport
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same for `--json`."""
+        described = self.report.as_dict()
+        return {
+            "data_file": str(self.data_file),
+            "metadata_file": str(self.metadata_file),
+            "mapping_file": str(self.mapping_file),
+            **{key: described[key] for key in ("rows", "servers", "start", "end", "profiles", "states")},
+        }
+
+
+def generate_frame(options: GeneratorOptions) -> pd.DataFrame:
+    """Contract rows of a fleet in memory, sorted by time; for notebooks and tests."""
+    tables = list(fleet_tables(options, options.begin, options.end))
+    return pa.concat_tables(tables).cast(CONTRACT_SCHEMA).to_pandas()
+
+
+def generate(
+    options: GeneratorOptions, out_dir: str | os.PathLike[str], progress: Progress | None = None
+) -> GenerateResult:
+    """Write a fleet's `server_metrics.parquet`, `metrics_metadata.json` and `server_mapping.json`.
+
+    The three are written aside, validated, and moved to their places together: a full disk or Ctrl-C leaves what was
+    there before. Memory does not grow with the hours.
+
+    Parameters
+    ----------
+    options : GeneratorOptions
+    out_dir : path
+        Folder to write to; it is made if it is not there.
+    progress : callable, optional
+        Called with the rows done and the rows in all.
+
+    Raises
+    ------
+    DataFileError
+        If the folder cannot be written or the disk is full.
+    """
+    folder = Path(out_dir)
+    with _written_together(folder, (DATA_FILE, SERVER_MAPPING, METADATA_FILE)) as aside:
+        with open_writer(aside / DATA_FILE) as writer:
+            for table in fleet_tables(options, options.begin, options.end):
+                writer.write(table)
+                if progress is not None:
+                    progress(min(writer.rows, options.most_rows - 1), options.most_rows)
+        report = DataValidator(strict=True).validate_file(aside / DATA_FILE)
+        encoder = ServerEncoder()
+        encoder.create_mapping(fleet_names(options.servers))
+        encoder.save_mapping(aside / SERVER_MAPPING)
+        write_json(aside / METADATA_FILE, _metadata(options, report))
+    if progress is not None:
+        progress(options.most_rows, options.most_rows)
+    return GenerateResult(folder / DATA_FILE, folder / METADATA_FILE, folder / SERVER_MAPPING, report)
+
+
+def _metadata(options: GeneratorOptions, report: ValidationReport) -> dict[str, Any]:
+    described = report.as_dict()
+    return {
+        "source": "generated",
+        "contract_version": CONTRACT_VERSION,
+        "generated_at": iso_z(utc_now().replace(microsecond=0)),
+        **{key: described[key] for key in ("rows", "servers", "start", "end", "profiles", "states", "missing")},
+        "scenario": options.scenario,
+        # All that is needed to go on with this fleet where the file ends
+        "options": {**asdict(options), "start": iso_z(options.begin)},
+        "simulation_version": SIMULATION_VERSION,
+    }
+
+
+@contextlib.contextmanager
+def _written_together(folder: Path, names: tuple[str, ...]) -> Iterator[Path]:
+    """Give a folder beside the targets to write to; its files move to `folder` only when the block ends well."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix=".generating-", dir=folder))
+        try:
+            yield aside
+            with _uninterrupted():
+                for name in names:
+                    (aside / name).replace(folder / name)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+    except DataFileError as error:
+        # The file was written aside: name the place that the user knows.
+        error.what = error.what.replace(f"{aside}{os.sep}", f"{folder}{os.sep}")
+        raise
+    except OSError as error:
+        raise DataFileError(
+            f"{folder} cannot be written: {error.strerror or error}.",
+            why="The next stage reads these files; nothing half-written was left behind.",
+            fix="Free some space or choose another folder with --out_dir, then run the command again.",
+        ) from error
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Let Ctrl-C wait until the block has ended, so that three renames are not torn apart."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread is interrupted by signals
+        return
+    came: list[tuple[int, FrameType | None]] = []
+    former = signal.signal(signal.SIGINT, lambda number, frame: came.append((number, frame)))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, former)
+        if came and callable(former):
+            former(*came[0])
+
+
+if __name__ == "__main__":
+    from main import run_command
+
+    run_command("generate")
