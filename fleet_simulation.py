@@ -181,6 +181,10 @@ class FleetSimulator:
         self._night_begin, self._night_hours = uniform(0.8, 2.8), uniform(1.8, 4.0)
         self._market_begin, self._market_hours = uniform(16.0, 16.6), uniform(1.4, 2.4)
         self._daily_begin, self._daily_hours = uniform(0, 23), uniform(0.25, 0.8)
+        # One server in ten is too small: its peaks reach the thresholds, at times that can be learnt.
+        daytime = self._business + np.maximum(0.8 * self._morning, self._follows)
+        peak = self._rest + np.maximum.reduce([daytime, self._night, self._market + 0.4 * self._business, self._daily])
+        self._strain = np.where(uniform(0, 1) < 0.1, np.clip(uniform(86, 98) / peak, 1, 1.8), 1).astype(np.float32)
         self._ripple_steps = uniform(4, 12)  # epochs of a training job
         self._target = uniform(96.5, 100.5)  # where CPU and memory go in an incident
         self._patch_day, self._patch_hour = rng.integers(0, 14, self._n), uniform(1.0, 4.5)[:, 0]
@@ -225,7 +229,7 @@ class FleetSimulator:
         load, batch, spike = self._rhythm(rng, day)
         steps = np.arange(STEPS_PER_DAY)
         ripple = 1 - 0.12 * ((steps + first) % self._ripple_steps < 1)  # a training job pauses between its epochs
-        demand = load * np.exp(self._draw_tier_noise(rng)[self._profile]) + cpu_noise + drift + bursts
+        demand = load * self._strain * np.exp(self._draw_tier_noise(rng)[self._profile]) + cpu_noise + drift + bursts
         demand = np.maximum(demand, jobs.level * ripple + cpu_noise)
         demand += (self._target - demand) * np.maximum(hot.level, 0.3 * busy.level)
         demand = np.where(maintained, 4 + 0.25 * demand, demand)
