@@ -354,7 +354,7 @@ class TimeReader:
         ]
         advice = f'set `unit = "{fitting[-1]}"` in [time]' if fitting else "check the column and the unit in [time]"
         raise ImportMappingError(
-            f'As `unit = "{unit}"` since 1970, times such as {middle:.15g} do not lie between 1990 and 2100.',
+            f'As `unit = "{unit}"` since 1970, times such as {usable[0]:.15g} do not lie between 1990 and 2100.',
             why="With wrong times the model would learn a daily rhythm that is none.",
             fix=f"{advice[0].upper()}{advice[1:]}; numbers that count from another moment need `origin`.",
         )

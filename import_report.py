@@ -39,7 +39,7 @@ class Rule:
     why: str
 
 
-RULES: Final[tuple[Rule, ...]] = (
+RULES: Final[tuple[Rule, ...]] = (  # in the order in which they apply
     Rule(
         "malformed_line",
         "row dropped",
@@ -59,34 +59,22 @@ RULES: Final[tuple[Rule, ...]] = (
         "no such moment existed, and any other would be a guess",
     ),
     Rule(
+        "ambiguous_time",
+        "row changed",
+        "the local time occurs twice as clocks go back: summer time until the server's clock steps back, then winter",
+        "rows are written in the order of time",
+    ),
+    Rule(
         "unusable_name",
         "row dropped",
         "the server's name is empty, longer than 253 characters or holds control characters",
         "every forecast is addressed by its server's name",
     ),
     Rule(
-        "no_metrics",
-        "row dropped",
-        "none of the four metrics has a value, after the repairs below",
-        "an absent row says the same: a missing sample",
-    ),
-    Rule(
-        "duplicate",
-        "row dropped",
-        "an earlier row has the same server and time, and this one repeats it",
-        "nothing is lost",
-    ),
-    Rule(
-        "merged",
-        "row dropped",
-        "an earlier row has the same server and time but lacks metrics that this one has: they move there",
-        "exports with one metric per row or file become whole rows",
-    ),
-    Rule(
-        "conflict",
-        "row dropped",
-        "an earlier row has the same server and time and other values: the first stays",
-        "the daemon's rule for rows posted twice; a mean would be a value that nobody measured",
+        "name_stripped",
+        "row kept",
+        "the server's name has spaces around it: taken off",
+        "they would make another server",
     ),
     Rule(
         "not_a_number",
@@ -94,7 +82,12 @@ RULES: Final[tuple[Rule, ...]] = (
         "the text cannot be read as a number",
         "what it meant is not known",
     ),
-    Rule("infinite", "value missing", "the value is infinite", "it is a division by zero, not a measurement"),
+    Rule(
+        "infinite",
+        "value missing",
+        "the value is infinite",
+        "it is a division by zero, not a measurement",
+    ),
     Rule(
         "negative",
         "value missing",
@@ -102,16 +95,16 @@ RULES: Final[tuple[Rule, ...]] = (
         "no metric can be; sources use -1 for a failed reading",
     ),
     Rule(
-        "no_capacity",
-        "value missing",
-        "the capacity that a share is taken of is zero, negative or missing",
-        "the share is not defined",
-    ),
-    Rule(
         "partial_sum",
         "value missing",
         "some of the columns to add up have no value",
         "a part is not the sum",
+    ),
+    Rule(
+        "no_capacity",
+        "value missing",
+        "the capacity that a share is taken of is zero, negative or missing",
+        "the share is not defined",
     ),
     Rule(
         "above_limit",
@@ -124,24 +117,6 @@ RULES: Final[tuple[Rule, ...]] = (
         "value changed",
         "the percentage is above 100 up to the limit: set to 100 (or idle time is up to 101: the server was 0 % busy)",
         "more cores or a higher clock than the base, or rounding: the machine was full, or idle",
-    ),
-    Rule(
-        "ambiguous_time",
-        "row changed",
-        "the local time occurs twice as clocks go back: summer time until the server's clock steps back, then winter",
-        "rows are written in the order of time",
-    ),
-    Rule(
-        "out_of_order",
-        "row kept",
-        "the row comes after a later one of the same server: put in its place",
-        "the output is sorted by server, then time",
-    ),
-    Rule(
-        "name_stripped",
-        "row kept",
-        "the server's name has spaces around it: taken off",
-        "they would make another server",
     ),
     Rule(
         "unknown_state",
@@ -160,6 +135,36 @@ RULES: Final[tuple[Rule, ...]] = (
         "row kept",
         "the server had another profile before: the first stays",
         "a profile is constant per server",
+    ),
+    Rule(
+        "no_metrics",
+        "row dropped",
+        "none of the four metrics has a value, after the repairs above",
+        "an absent row says the same: a missing sample",
+    ),
+    Rule(
+        "out_of_order",
+        "row kept",
+        "the row comes after a later one of the same server: put in its place",
+        "the output is sorted by server, then time",
+    ),
+    Rule(
+        "duplicate",
+        "row dropped",
+        "an earlier row has the same server and time, and this one repeats it",
+        "nothing is lost",
+    ),
+    Rule(
+        "merged",
+        "row dropped",
+        "an earlier row has the same server and time but lacks metrics that this one has: they move there",
+        "exports with one metric per row or file become whole rows",
+    ),
+    Rule(
+        "conflict",
+        "row dropped",
+        "an earlier row has the same server and time and other values: the first stays",
+        "the daemon's rule for rows posted twice; a mean would be a value that nobody measured",
     ),
 )
 RULES_BY_NAME: Final = {rule.name: rule for rule in RULES}

@@ -478,7 +478,7 @@ class _CsvSource:
                     cells |= _constant_cells(self, wanted, self._width, self._constants, record.num_rows)
                     yield Batch(record.num_rows, cells, min(raw.tell() / size, 1.0))
         except (pa.ArrowException, UnicodeError, OSError, EOFError) as error:
-            if "Empty CSV file" in str(error):
+            if "Empty CSV file" in str(error) or "Could not skip initial" in str(error):  # nothing after the header
                 return
             if every_line_counts and self.malformed_lines:
                 raise ImportMappingError(
@@ -588,3 +588,26 @@ def _no_data(path: str | os.PathLike[str], reason: str) -> DataFileError:
         fix="Check that the file is whole and is CSV (or other separated text) or Parquet.",
         document=DOCUMENT,
     )
+
+
+def _self_check() -> None:
+    import tempfile
+
+    from import_mapping import parse_mapping
+
+    wanted = parse_mapping(
+        {"time": {"column": "t"}, "server": {"column": "s"}, "metrics": {"cpu_pct": {"column": "c"}}}
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a.csv"
+        path.write_text("t;s ;c\n2026-01-01;a;5\n2026-01-01;b\n", encoding="utf-8")
+        files, _ = find_files([Path(folder)], wanted)
+        binding = bind(files[0], wanted)
+        assert binding is not None
+        assert [batch.cells[2].to_pylist() for batch in binding.batches()] == [["5"]]
+        assert binding.source.malformed_lines == 1
+    print("✅ All tests passed")
+
+
+if __name__ == "__main__":
+    _self_check()

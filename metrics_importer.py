@@ -290,31 +290,29 @@ def _refuse_nothing(collected: _Collected, files: list[str]) -> None:
         )
     if collected.pieces:
         return
-    reasons = "\n".join(
-        f"    - {rule}: {count:,} (e.g. {tally.examples.get(rule, 'the first')}): {RULES_BY_NAME[rule].text}"
+    reasons = [
+        f"{rule} {count:,}{_for_example(tally, rule)}: {RULES_BY_NAME[rule].text}"
         for rule, count in tally.dropped().items()
-    )
+    ]
+    reasons += _value_repairs(tally, METRIC_COLUMNS)
     raise ImportMappingError(
-        f"Not one of the {tally.rows_in:,} rows could be used:\n{reasons}",
+        f"Not one of the {tally.rows_in:,} rows could be used:\n" + "\n".join(f"    - {reason}" for reason in reasons),
         why="An import without rows would look like a fleet without servers.",
-        fix="Correct `format`, `unit` or `timezone` in [time], the columns and units in [metrics], or the source.",
+        fix="Correct `format`, `unit` or `timezone` in [time], the columns and units in [metrics], or "
+        "`source.decimal`; or the source itself.",
     )
 
 
 def _refuse_dead_metrics(rows: Rows, tally: Tally) -> None:
     """A metric of which no value could be used although there were some speaks for a wrong unit or number format."""
-    faults = []
-    for metric, values in rows.metrics.items():
-        unread = sum(tally.values.get(rule, Counter())[metric] for rule in ("not_a_number", "above_limit"))
-        if unread and bool(np.isnan(values).all()):
-            counts = ", ".join(
-                f"{rule} {counts[metric]:,} (e.g. {tally.examples.get(f'{rule}.{metric}', 'the first')})"
-                for rule, counts in tally.values.items()
-                if counts[metric]
-            )
-            faults.append(f"`{metric}`: {counts}")
-    if faults:
-        listed = "\n".join(f"    - {fault}" for fault in faults)
+    dead = [
+        metric
+        for metric, values in rows.metrics.items()
+        if any(tally.values.get(rule, Counter())[metric] for rule in ("not_a_number", "above_limit"))
+        and bool(np.isnan(values).all())
+    ]
+    if dead:
+        listed = "\n".join(f"    - {fault}" for fault in _value_repairs(tally, dead))
         raise ImportMappingError(
             f"Not one value could be used of:\n{listed}",
             why="The whole metric would be missing although the source has it.",
@@ -322,20 +320,33 @@ def _refuse_dead_metrics(rows: Rows, tally: Tally) -> None:
         )
 
 
+def _value_repairs(tally: Tally, metrics: Sequence[str]) -> Iterator[str]:
+    """What was repaired of some metrics, one sentence each."""
+    for metric in metrics:
+        counts = [
+            f"{rule} {found[metric]:,}{_for_example(tally, f'{rule}.{metric}')}"
+            for rule, found in tally.values.items()
+            if found[metric]
+        ]
+        if counts:
+            yield f"`{metric}`: {', '.join(counts)}"
+
+
+def _for_example(tally: Tally, key: str) -> str:
+    return f" (e.g. {tally.examples[key]})" if key in tally.examples else ""
+
+
 def _warnings(rows: Rows, tally: Tally, interval: float | None) -> Iterator[str]:
     """What looks wrong although it could be imported."""
     for rule, count in tally.dropped().items():
         if rule not in {"no_metrics", "duplicate", "merged"} and count > 0.05 * tally.rows_in:
-            example = tally.examples.get(rule)
-            yield f"{100 * count / tally.rows_in:.0f} % of the rows were dropped by the rule {rule}" + (
-                f", e.g. {example}" if example else ""
-            )
+            share = f"{100 * count / tally.rows_in:.0f} % of the rows"
+            yield f"{share} were dropped by the rule {rule}{_for_example(tally, rule)}"
     for rule, counts in tally.values.items():
         for metric, count in counts.items():
             if RULES_BY_NAME[rule].effect == "value missing" and count > 0.05 * tally.present[metric]:
-                example = tally.examples.get(f"{rule}.{metric}")
                 share = f"{100 * count / tally.present[metric]:.0f} % of the values of {metric}"
-                yield f"{share} are missing by the rule {rule}" + (f", e.g. {example}" if example else "")
+                yield f"{share} are missing by the rule {rule}{_for_example(tally, f'{rule}.{metric}')}"
     for metric in ("cpu_pct", "mem_pct"):
         values = rows.metrics.get(metric)
         if values is not None and len(values) >= 100 and 0 < np.nanmax(values, initial=0.0) <= 1:
@@ -372,7 +383,7 @@ def _write(rows: Rows, collected: _Collected, mapping: Mapping, out_dir: Path, a
         if not isinstance(cause, OSError):
             raise
         raise DataFileError(
-            f"The import cannot be written to {out_dir}: {cause.strerror or cause}.",
+            f"The import cannot be written to {out_dir}: {_os_reason(cause)}.",
             why="The next stages read it from there; nothing half-written was left behind.",
             fix="Free some space, or choose another folder with --out_dir, then import again.",
             document=DOCUMENT,
@@ -474,6 +485,11 @@ def _metadata(report: ImportReport) -> dict[str, Any]:
         "interval_minutes": report.interval_minutes,
         "report": report.as_dict(),
     }
+
+
+def _os_reason(error: OSError) -> str:
+    """The operating system's words; Arrow wraps them into a text of its own."""
+    return re.sub(r"^.*\[errno \d+\] ", "", error.strerror or str(error))
 
 
 def _publish(staging: Path, out_dir: Path, names: Sequence[str]) -> None:
