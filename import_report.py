@@ -163,7 +163,7 @@ RULES: Final[tuple[Rule, ...]] = (  # in the order in which they apply
     Rule(
         "conflict",
         "row dropped",
-        "an earlier row has the same server and time and other values: the first stays",
+        "an earlier row has the same server and time and other values: the first value of each metric stays",
         "the daemon's rule for rows posted twice; a mean would be a value that nobody measured",
     ),
 )

@@ -376,7 +376,7 @@ def _write(rows: Rows, collected: _Collected, mapping: Mapping, out_dir: Path, a
         encoder = ServerEncoder()
         encoder.create_mapping(rows.names)
         encoder.save_mapping(staging / SERVER_MAPPING)
-        write_json(staging / METADATA_FILE, _metadata(report))
+        write_json(staging / METADATA_FILE, _metadata(report, found))
         _publish(staging, out_dir, (SERVER_MAPPING, METADATA_FILE, METRICS_FILE))
     except OSError as error:
         cause = error.__cause__ if isinstance(error, DataFileError) else error
@@ -473,15 +473,13 @@ def _report(
     )
 
 
-def _metadata(report: ImportReport) -> dict[str, Any]:
+def _metadata(report: ImportReport, found: ValidationReport) -> dict[str, Any]:
+    described = found.as_dict()
     return {
+        "source": "imported",
         "contract_version": CONTRACT_VERSION,
-        "created_at": iso_z(utc_now().replace(microsecond=0)),
-        "source": "import",
-        "start": report.start,
-        "end": report.end,
-        "servers": report.servers,
-        "rows": report.rows_out,
+        "imported_at": iso_z(utc_now().replace(microsecond=0)),
+        **{key: described[key] for key in ("rows", "servers", "start", "end", "profiles", "states", "missing")},
         "interval_minutes": report.interval_minutes,
         "report": report.as_dict(),
     }

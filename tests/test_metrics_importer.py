@@ -88,7 +88,9 @@ def run_file(source, wanted, out: Path) -> tuple[ImportReport, pd.DataFrame]:
     assert len(frame) == report.rows_out
     order = frame.sort_values(["server_name", "timestamp"], kind="stable")
     assert order.index.equals(frame.index)
-    assert json.loads((out / METADATA_FILE).read_text())["report"] == json.loads(json.dumps(report.as_dict()))
+    metadata = json.loads((out / METADATA_FILE).read_text())
+    assert metadata["report"] == json.loads(json.dumps(report.as_dict()))
+    assert (metadata["source"], metadata["rows"], metadata["servers"]) == ("imported", report.rows_out, report.servers)
     assert set(ServerEncoder(out / "server_mapping.json").name_to_id) == set(frame["server_name"])
     return report, frame
 
