@@ -1,0 +1,335 @@
+"""What the daemon's answers must look like before the dashboard shows them, and what one look at the daemon yields.
+
+Every answer is checked field by field here, so that a renamed or missing field becomes a message instead of an empty
+or, worse, a green panel. Knows nothing of HTTP, pandas or Streamlit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cache
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import AwareDatetime, Field, TypeAdapter, ValidationError
+from typing_extensions import NotRequired, TypedDict
+
+from data_contract import CONTRACT_VERSION
+
+DASHBOARD_DOCUMENT: Final = "Docs/DASHBOARD_GUIDE.md"
+
+# ------------------------------------------------------------------------------------------------------------- answers
+Reading = Annotated[float, Field(allow_inf_nan=False)] | None  # null: the server does not report this metric
+Series = list[Reading]
+
+
+class MetricReadings(TypedDict):
+    """One value per metric of the contract."""
+
+    cpu_pct: Reading
+    mem_pct: Reading
+    disk_io_mb_s: Reading
+    latency_ms: Reading
+
+
+# Written as calls because the keys are no identifiers.
+HorizonReadings = TypedDict("HorizonReadings", {"30min": MetricReadings, "1hr": MetricReadings, "8hr": MetricReadings})
+
+
+class QuantileReadings(TypedDict):
+    """The served quantiles of every horizon and metric."""
+
+    p10: HorizonReadings
+    p50: HorizonReadings
+    p90: HorizonReadings
+
+
+class Prediction(TypedDict):
+    """Forecast of one server."""
+
+    server_name: str
+    profile: str
+    prediction_time: AwareDatetime
+    predictions: HorizonReadings
+    quantiles: QuantileReadings
+    risk: Reading
+    risk_metric: str | None
+    risks: MetricReadings
+    state: str | None
+    current: MetricReadings
+    known: bool
+
+
+class ModelName(TypedDict):
+    """Which model made the forecasts."""
+
+    name: str
+    model_version: str
+
+
+class SilentServer(TypedDict):
+    """A server that has not reported for too long to be forecast."""
+
+    server_name: str
+    profile: str
+    last_seen: AwareDatetime
+
+
+class CurrentAnswer(TypedDict):
+    """`GET /predictions/current`."""
+
+    model: ModelName | None
+    prediction_time: AwareDatetime | None
+    data_age_seconds: Reading
+    stale: bool
+    count: int
+    predictions: list[Prediction]
+    offline: NotRequired[list[SilentServer]]
+
+
+class BreachTime(TypedDict):
+    """When a metric is expected to cross its threshold; null where not within the horizon."""
+
+    earliest: AwareDatetime | None
+    median: AwareDatetime | None
+    latest: AwareDatetime | None
+
+
+class Alert(TypedDict):
+    """One open alert."""
+
+    server_name: str
+    profile: str
+    metric: str
+    unit: str
+    threshold: float
+    probability: float
+    median_forecast: Reading
+    breach_time: BreachTime
+    lead_time_minutes: Reading
+    opened_at: AwareDatetime
+    message: str
+
+
+class AlertsAnswer(TypedDict):
+    """`GET /alerts/active`."""
+
+    count: int
+    alerts: list[Alert]
+
+
+class ModelInfo(ModelName):
+    """The loaded model, as `/status` tells it."""
+
+    contract_version: str
+    trained_at: AwareDatetime | None
+    known_servers: int
+    profiles: list[str]
+
+
+class RiskSettings(TypedDict):
+    """The settings that decide what is yellow, red and critical."""
+
+    risk_yellow: float
+    risk_red: float
+    critical_thresholds: dict[str, float]
+    profile_thresholds: dict[str, dict[str, float]]
+    stale_after_minutes: float
+
+
+class StatusAnswer(TypedDict):
+    """`GET /status`; the counters are shown as they come."""
+
+    version: str
+    model_loaded: bool
+    model: ModelInfo | None
+    model_error: dict[str, Any] | None
+    started_at: AwareDatetime
+    uptime_seconds: float
+    servers: int
+    unknown_servers: dict[str, Any]
+    history: dict[str, Any]
+    prediction_time: AwareDatetime | None
+    data_age_seconds: Reading
+    stale: bool
+    forecasts: dict[str, Any]
+    ingest: dict[str, Any]
+    settings: RiskSettings
+    generated_at: NotRequired[Any]
+
+
+class QuantileSeries(TypedDict):
+    """A forecast's way through the horizon."""
+
+    p10: Series
+    p50: Series
+    p90: Series
+
+
+class Path(TypedDict):
+    """Forecast of every step; null for a metric that the server does not report."""
+
+    step_minutes: float
+    timestamps: list[AwareDatetime]
+    metrics: dict[str, QuantileSeries | None]
+
+
+class ServerAnswer(Prediction):
+    """`GET /predictions/{server_name}`."""
+
+    path: Path
+
+
+class HistoryAnswer(TypedDict):
+    """`GET /history/{server_name}`; null where nothing was measured."""
+
+    server_name: str
+    profile: str
+    step_minutes: float
+    timestamps: list[AwareDatetime]
+    metrics: dict[str, Series | None]
+    states: list[str | None]
+
+
+class OddAnswerError(ValueError):
+    """An answer that does not look as the daemon's answers do; the text names the first field at fault."""
+
+
+@cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
+
+
+def check_answer(kind: Any, body: Any) -> Any:
+    """Return `body` as the given kind of answer, times parsed.
+
+    Raises
+    ------
+    OddAnswerError
+        If a field is missing, of another type, or if series differ in length.
+    """
+    try:
+        answer = _adapter(kind).validate_python(body)
+    except ValidationError as error:
+        fault = error.errors(include_url=False, include_input=False)[0]
+        raise OddAnswerError(f"`{'.'.join(str(part) for part in fault['loc'])}`: {fault['msg']}") from None
+    if kind is CurrentAnswer:
+        listed = (*answer["predictions"], *answer.get("offline", ()))
+        names = [server["server_name"] for server in listed]
+        if len(set(names)) != len(names):
+            raise OddAnswerError("`predictions`: a server is listed twice")
+    series: list[tuple[str, list[Any], int]] = []
+    if kind is HistoryAnswer:
+        series = [(name, values, len(answer["timestamps"])) for name, values in answer["metrics"].items() if values]
+    elif kind is ServerAnswer:
+        path = answer["path"]
+        series = [
+            (f"path.{name}.{quantile}", values, len(path["timestamps"]))
+            for name, quantiles in path["metrics"].items()
+            if quantiles
+            for quantile, values in quantiles.items()
+        ]
+    for name, values, length in series:
+        if len(values) != length:
+            raise OddAnswerError(f"`{name}`: {len(values)} values for {length} times")
+    return answer
+
+
+# ------------------------------------------------------------------------------------------------------------ snapshot
+Condition = Literal[
+    "live",
+    "stale",
+    "empty",
+    "no_model",
+    "unreachable",
+    "odd_answer",
+    "wrong_version",
+    "unauthorised",
+    "rate_limited",
+    "not_found",
+    "failed",
+]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Why something cannot be shown, told in the four parts that every error of the product has."""
+
+    condition: Condition
+    what: str
+    why: str
+    fix: str
+    document: str = DASHBOARD_DOCUMENT
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answered (or failed) request, kept for the Advanced panel."""
+
+    path: str
+    status_code: int | None
+    body: Any
+    milliseconds: float
+    size_bytes: int
+    problem: Problem | None = None
+    source: str = "GET"  # `demo` when nobody was asked
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """All that one look at the daemon (or at the demo) yields for the fleet.
+
+    `problem` is what keeps the panels from being drawn; `alerts_problem` concerns the alerts alone.
+    """
+
+    address: str
+    fetched_at: datetime
+    status: StatusAnswer | None = None
+    current: CurrentAnswer | None = None
+    alerts: AlertsAnswer | None = None
+    problem: Problem | None = None
+    alerts_problem: Problem | None = None
+    answers: tuple[Answer, ...] = ()
+    scenario: str | None = None  # name of the demo scenario; None: real data
+
+    @property
+    def condition(self) -> Condition:
+        """In which of the designed states the page is."""
+        if self.problem is not None:
+            return self.problem.condition
+        if self.current is None or not (self.current["predictions"] or self.current.get("offline")):
+            return "empty"
+        return "stale" if self.current["stale"] else "live"
+
+    @property
+    def model(self) -> ModelName | None:
+        """Model behind the forecasts, as far as an answer told it."""
+        if self.current is not None and self.current["model"] is not None:
+            return self.current["model"]
+        return self.status["model"] if self.status is not None else None
+
+
+@dataclass(frozen=True)
+class Detail:
+    """One server's measured history and its forecast."""
+
+    server_name: str
+    prediction: ServerAnswer | None = None
+    history: HistoryAnswer | None = None
+    problem: Problem | None = None
+    history_problem: Problem | None = None
+    answers: tuple[Answer, ...] = ()
+
+
+def version_problem(status: StatusAnswer) -> Problem | None:
+    """What to say when the daemon's model follows another generation of the contract."""
+    model = status["model"]
+    if model is None or model["contract_version"].split(".")[0] == CONTRACT_VERSION.split(".")[0]:
+        return None
+    return Problem(
+        "wrong_version",
+        f"The daemon serves contract {model['contract_version']}; this dashboard reads contract {CONTRACT_VERSION}.",
+        "Between generations of the contract fields change their meaning, so that the panels could mislead.",
+        "Run the dashboard and the daemon from the same release of the product.",
+        "Docs/MIGRATIONS.md",
+    )
