@@ -31,10 +31,12 @@ class Child:
 
     name: str
     process: subprocess.Popen[bytes]
-    log: Path
+    log: Path | None
 
     def last_words(self, lines: int = 15) -> str:
         """End of its log."""
+        if self.log is None:
+            return ""
         try:
             return "\n".join(self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
         except OSError:
@@ -67,14 +69,31 @@ class ChildProcesses:
         """Start a program in a process group of its own, with its output in the log folder."""
         self._log_dir.mkdir(parents=True, exist_ok=True)
         log = self._log_dir / f"{name}.log"
-        with log.open("wb") as output, _interrupts_wait():  # or a child could start and not be noted
+        with log.open("wb") as output:
+            return self._start(name, command, environment, log, {"stdout": output, "stderr": subprocess.STDOUT})
+
+    def run(self, name: str, command: Sequence[str]) -> int:
+        """Run a program to its end, with its output on the screen; gives its exit code."""
+        child = self._start(name, command, None, None, {})
+        code = child.process.wait()
+        self._children.remove(child)
+        return code
+
+    def _start(
+        self,
+        name: str,
+        command: Sequence[str],
+        environment: Mapping[str, str] | None,
+        log: Path | None,
+        output: dict[str, Any],
+    ) -> Child:
+        with _interrupts_wait():  # or a child could start and not be noted
             process = subprocess.Popen(  # noqa: S603
                 list(command),
                 stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
                 env={**os.environ, **(environment or {})},
                 start_new_session=True,
+                **output,
             )
             child = Child(name, process, log)
             self._children.append(child)

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from config import Settings
 
 ROOT = Path(__file__).resolve().parent
-DATA_FILE = "server_metrics.parquet"
 
 
 # ------------------------------------------------------------------------------------------------------------ the frame
@@ -107,6 +106,8 @@ def _settings(**flags: Any) -> Settings:
 
 def _data_file(settings: Settings) -> Path:
     """The data to read: `data_dir` itself if it is a file or a folder of Parquet, else our file in it."""
+    from tft_status import DATA_FILE
+
     ours = settings.data_dir / DATA_FILE
     return ours if ours.is_file() or not settings.data_dir.exists() else settings.data_dir
 
@@ -154,7 +155,10 @@ def status(as_json: Json = False) -> None:
 )
 def generate(
     servers: Annotated[int, typer.Option(min=1, help="Number of servers; the mix of profiles stays the same.")] = 90,
-    hours: Annotated[int, typer.Option(min=24, help="Hours of history; 720 (30 days) recommended.")] = 720,
+    hours: Annotated[
+        int | None,
+        typer.Option(min=24, help="Hours of history; 720 (30 days) recommended.", show_default="720; --stream: no end"),
+    ] = None,
     offline_mode: Annotated[
         Literal["dense", "sparse"],
         typer.Option("--offline_mode", help="Servers that are down: rows with state `offline`, or no rows at all."),
@@ -183,7 +187,9 @@ def generate(
     url: Annotated[
         str | None, typer.Option(help="Daemon to post to (--stream).", show_default="setting daemon_url")
     ] = None,
-    speed: Annotated[float, typer.Option(min=0.01, help="Times real time (--stream).")] = 1.0,
+    speed: Annotated[
+        float, typer.Option(min=1, help="Times real time; above 1 the stream begins up to a day back (--stream).")
+    ] = 1.0,
     warmup_hours: Annotated[
         float, typer.Option("--warmup_hours", min=0, help="Hours of the past posted first (--stream).")
     ] = 48.0,
@@ -192,16 +198,14 @@ def generate(
     """Make a fleet that could have been: contract Parquet, its metadata and server ids; or stream it live."""
     settings = _settings(seed=seed, data_dir=out_dir, daemon_url=url)
     if stream:
-        from metrics_generator import stream as replay
-
-        replay(settings.data_dir, settings.daemon_url, speed=speed, scenario=scenario, warmup_hours=warmup_hours)
+        _stream(settings, speed, scenario, hours, warmup_hours, as_json=as_json)
         return
     from metrics_generator import GeneratorOptions
     from metrics_generator import generate as make_fleet
 
     options = GeneratorOptions(
         servers=servers,
-        hours=hours,
+        hours=720 if hours is None else hours,
         interval_minutes=interval,
         start=start.replace(tzinfo=timezone.utc) if start else None,
         seed=settings.seed,
@@ -209,8 +213,36 @@ def generate(
         scenario=scenario,
     )
     with _progress("Generating", quiet=as_json) as progress:
-        result = make_fleet(options, settings.data_dir, progress=progress)
-    _report(result, as_json=as_json)
+        made = make_fleet(options, settings.data_dir, progress=progress).as_dict()
+    if as_json:
+        show_json(made)
+    else:
+        _done(
+            f"{made['rows']:,} rows of {made['servers']:,} servers, {made['start']} to {made['end']}", made["data_file"]
+        )
+
+
+def _stream(
+    settings: Settings,
+    speed: float,
+    scenario: Literal["healthy", "degrading", "critical"],
+    hours: int | None,
+    warmup_hours: float,
+    *,
+    as_json: bool,
+) -> None:
+    from common_utils import iso_z, utc_now
+    from metrics_generator import stream as replay
+
+    def tell(event: Any) -> None:
+        if not as_json:
+            print(f"{iso_z(utc_now().replace(microsecond=0))} {event.message}", file=sys.stderr, flush=True)
+
+    result = replay(settings.data_dir, settings.daemon_url, speed, scenario, hours, tell, warmup_hours=warmup_hours)
+    if as_json:
+        show_json(result.as_dict())
+    if result.interrupted:
+        raise typer.Exit(130)
 
 
 @command(
@@ -242,10 +274,20 @@ def import_(
         else:
             print(*names, sep="\n")
         return
-    chosen = importer.load_preset(preset) if preset is not None else importer.load_mapping(mapping)
+    assert files is not None
+    if preset is not None:
+        chosen = importer.load_preset(preset)
+    else:
+        assert mapping is not None
+        chosen = importer.load_mapping(mapping)
     with _progress("Importing", quiet=as_json) as progress:
-        result = importer.import_files(files, chosen, _settings(data_dir=out_dir).data_dir, progress=progress)
-    _report(result, as_json=as_json)
+        report = importer.import_files(files, chosen, _settings(data_dir=out_dir).data_dir, progress=progress)
+    if as_json:
+        show_json(report.as_dict())
+    else:
+        from import_report import render_report
+
+        render_report(report, _stdout())
 
 
 @command(
@@ -281,8 +323,13 @@ def validate(
         raise typer.Exit(1)
 
 
-# Epochs of the owner's three bars: at least 5 to be viable, 10 usual, 20 and more for production.
-TRAIN_PRESETS = {"quick": 5, "standard": 10, "production": 20}
+# Epochs: at least 5 are viable, 10 usual, 20 and more for production. A quick training has smaller ones, so that its
+# learning-rate schedule runs to its end within two minutes on two cores; windows that the settings name win.
+TRAIN_PRESETS: dict[str, dict[str, int]] = {
+    "quick": {"epochs": 5, "windows_per_epoch": 5_120, "validation_windows": 1_024},
+    "standard": {"epochs": 10},
+    "production": {"epochs": 20},
+}
 
 
 @command(
@@ -304,7 +351,7 @@ def train(
         Path | None, typer.Option("--models-dir", help="Where models go.", show_default="setting models_dir, ./models/")
     ] = None,
     preset: Annotated[
-        Literal["quick", "standard", "production"], typer.Option(help="5, 10 or 20 epochs; --epochs wins.")
+        Literal["quick", "standard", "production"], typer.Option(help="5 small epochs, 10 or 20; --epochs wins.")
     ] = "standard",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the last interrupted training.")] = False,
     max_minutes: Annotated[
@@ -318,12 +365,16 @@ def train(
     """Learn from contract data: a model folder, to which `models/latest` points. Ctrl-C keeps what `--resume` needs."""
     from tft_trainer import train as learn
 
-    settings = _settings(data_dir=data, models_dir=models_dir, seed=seed)
+    flags = {"data_dir": data, "models_dir": models_dir, "seed": seed}
+    settings = _settings(**flags)
+    chosen = {name: value for name, value in TRAIN_PRESETS[preset].items() if name not in settings.model_fields_set}
+    usual_epochs = chosen.pop("epochs")
+    settings = _settings(**flags, **chosen)
     folder = learn(
         _data_file(settings),
         settings.models_dir,
         settings,
-        epochs=epochs or TRAIN_PRESETS[preset],
+        epochs=epochs or usual_epochs,
         resume=resume,
         max_minutes=max_minutes,
         console=None if as_json else Console(stderr=True),
@@ -332,7 +383,7 @@ def train(
         info = json.loads((folder / "training_info.json").read_text(encoding="utf-8"))
         show_json({"model_dir": str(folder), **info})
     else:
-        _stdout().print(f"[green]✓[/green] Model saved: {folder}\nNext: [cyan]python main.py serve[/cyan]")
+        _done("The model is trained; `models/latest` points to it. Next: python main.py serve", folder)
 
 
 @command(
@@ -422,7 +473,8 @@ def dashboard(
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 shows it to your network.")] = "127.0.0.1",
 ) -> None:
     """Start the dashboard in the browser. Ctrl-C stops it."""
-    from tft_demo import dashboard_command, port_is_free
+    from child_processes import port_is_free
+    from tft_demo import dashboard_command
 
     settings = _settings(dashboard_port=port, daemon_url=daemon_url)
     if not port_is_free(host, settings.dashboard_port):
@@ -485,15 +537,16 @@ def _progress(description: str, *, quiet: bool) -> Iterator[Callable[[int, int],
         yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
-def _report(result: Any, *, as_json: bool) -> None:
-    content = result.as_dict()
-    if as_json:
-        show_json(content)
-        return
+def _done(what: str, where: object) -> None:
     console = _stdout()
-    for key, value in content.items():
-        console.print(f"[bold]{key.replace('_', ' ')}[/bold]: ", end="")
-        console.print(str(value), markup=False)
+    console.print("[green]✓[/green] ", end="")
+    console.print(f"{what}\n  {where}", markup=False, soft_wrap=True)
+
+
+def _size_of(part: dict[str, Any]) -> str:
+    if "rows" not in part:
+        return str(part["source"])
+    return f"{part['source']}: {part['rows']:,} rows of {part['servers']:,} servers, {part['start']} to {part['end']}"
 
 
 def _show_findings(parts: Any) -> None:
@@ -502,10 +555,10 @@ def _show_findings(parts: Any) -> None:
         for kind, colour in (("errors", "red"), ("warnings", "yellow")):
             for finding in part[kind]:
                 console.print(f"[{colour}]{kind[:-1]}[/{colour}] ", end="")
-                console.print(finding, markup=False)
+                console.print(finding, markup=False, soft_wrap=True)
         mark = "[green]✓ valid[/green]" if part["is_valid"] else "[red]✗ not valid[/red]"
         console.print(f"{mark} ", end="")
-        console.print(str(part["source"]), markup=False)
+        console.print(_size_of(part), markup=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

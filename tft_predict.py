@@ -20,6 +20,7 @@ from data_validator import load_valid_frame
 from fleet_grid import FleetGrid
 
 SHOWN_SERVERS = 10
+WIDE_SCREEN = 100  # columns that all horizons need
 
 
 def forecast_file(
@@ -77,30 +78,25 @@ def _newest(data_path: Path) -> pd.Timestamp:
     return max(newest)
 
 
-def forecast_table(answer: dict[str, Any], settings: Settings, limit: int = SHOWN_SERVERS) -> Table:
-    """The servers with the highest risk: risk, and each metric now and at the horizons (medians)."""
+def show_forecasts(answer: dict[str, Any], console: Console, settings: Settings, limit: int = SHOWN_SERVERS) -> None:
+    """Print the servers with the highest risk: each metric now and at the horizons (as many as the screen is wide)."""
+    horizons = list(HORIZONS) if console.width >= WIDE_SCREEN else [*list(HORIZONS)[:1], *list(HORIZONS)[-1:]]
     table = Table(header_style="bold", pad_edge=False, box=box.SIMPLE_HEAD)
     table.add_column("server", no_wrap=True)
-    table.add_column("risk", justify="right")
+    table.add_column("risk", no_wrap=True, justify="right")
     for metric in METRICS:
         table.add_column(f"{metric.label} {metric.unit}", no_wrap=True)
     ranked = sorted(answer["predictions"], key=lambda record: -(record["risk"] or 0.0))
     for record in ranked[:limit]:
         cells = []
         for metric in METRICS:
-            ahead = [_number(record["predictions"][horizon][metric.column]) for horizon in HORIZONS]
+            ahead = [_number(record["predictions"][horizon][metric.column]) for horizon in horizons]
             cells.append(f"{_number(record['current'][metric.column])} → {'/'.join(ahead)}")
         table.add_row(escape(record["server_name"]), _risk(record["risk"], settings), *cells)
-    return table
-
-
-def show_forecasts(answer: dict[str, Any], console: Console, settings: Settings, limit: int = SHOWN_SERVERS) -> None:
-    """Print the forecasts for a person."""
-    console.print(forecast_table(answer, settings, limit))
-    shown = min(limit, answer["count"])
+    console.print(table)
     console.print(
-        f"now → in {', '.join(HORIZONS)} (medians); {shown} of {answer['count']:,} servers, highest risk first; "
-        f"forecast of {answer['prediction_time']} by {answer['model']['name']}",
+        f"now → in {', '.join(horizons)} (medians); {min(limit, answer['count'])} of {answer['count']:,} servers, "
+        f"highest risk first; forecast of {answer['prediction_time']} by {answer['model']['name']}",
         style="dim",
     )
 
@@ -126,10 +122,12 @@ def _self_check() -> None:
         "current": values,
         "predictions": dict.fromkeys(HORIZONS, values),
     }
-    console = Console(width=80, no_color=True)
-    with console.capture() as capture:
-        console.print(forecast_table({"predictions": [record]}, load_settings()))
-    assert "41 → 41/41/41" in capture.get() and "- → -/-/-" in capture.get() and "0.42" in capture.get()
+    answer = {"predictions": [record], "count": 1, "prediction_time": "2026-01-05T08:00:00Z", "model": {"name": "demo"}}
+    for width, cell in ((80, "41 → 41/41"), (120, "41 → 41/41/41")):
+        console = Console(width=width, no_color=True)
+        with console.capture() as capture:
+            show_forecasts(answer, console, load_settings())
+        assert all(text in capture.get() for text in (cell, "- → -/-", "0.42", "ppweb001"))
     print("✅ All tests passed")
 
 
