@@ -15,6 +15,7 @@ from datetime import datetime, timedelta, timezone
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, get_args
+from urllib.parse import urlsplit
 
 import numpy as np
 
@@ -156,7 +157,7 @@ def stream(
     DaemonError
         If something else answers at `url`, or the daemon refuses the rows as a whole.
     """
-    _check(speed, scenario, hours, warmup_hours)
+    _check(url, speed, scenario, hours, warmup_hours)
     options = read_options(out_dir)
     interval = timedelta(minutes=options.interval_minutes)
     now = utc_now()
@@ -317,7 +318,7 @@ class _Poster:
 
         try:
             response = self._client.post(self._url, content=body, headers={"content-type": "application/json"})
-        except (httpx2.InvalidURL, httpx2.UnsupportedProtocol) as error:
+        except httpx2.InvalidURL as error:
             raise self._refused(str(error)) from error
         except httpx2.TransportError as error:
             raise _Away(str(error) or type(error).__name__) from error
@@ -353,8 +354,14 @@ def _retry_after(response: httpx2.Response) -> float | None:
 # -------------------------------------------------------------------------------------------------------------- errors
 
 
-def _check(speed: float, scenario: str, hours: float | None, warmup_hours: float) -> None:
+def _check(url: str, speed: float, scenario: str, hours: float | None, warmup_hours: float) -> None:
     faults = []
+    try:
+        parts = urlsplit(url)
+        if parts.scheme not in {"http", "https"} or not parts.hostname or parts.port == 0:
+            faults.append(f"url must be like http://127.0.0.1:8000, not {shorten(url)}")
+    except ValueError as error:  # a port above 65535, half an IPv6 address
+        faults.append(f"url {shorten(url)} is none: {error}")
     if not speed >= 1 or speed == float("inf"):
         faults.append(f"speed must be 1 or more, not {speed:g}: slower than time it would fall ever further behind")
     if scenario not in get_args(Scenario):
