@@ -200,6 +200,8 @@ class ForecastLoop:
             return
         self._judged = present
         try:
+            if not any((self._model_dir / name).exists() for name in MODEL_FILES):
+                raise _no_model()  # told at once, without importing torch
             from tft_forecaster import Forecaster
 
             forecaster = Forecaster.load(self._model_dir)
@@ -257,7 +259,10 @@ class ForecastLoop:
             self._wake.wait_for(lambda: self._stopping, seconds)
 
     def _refuse(self, error: ProductError) -> None:
-        self.model_error = error
+        parts = error.as_dict()
+        for path in (self._model_dir.resolve(), self._model_dir):  # clients learn the folder's name, not its place
+            parts = {part: text.replace(str(path), path.name or "the folder") for part, text in parts.items()}
+        self.model_error = ModelFolderError(**parts)
         log.warning("model refused", reason=error.what, still_serving=self.model and self.model.name)
 
     def _forecast(self, forecaster: Forecaster) -> PredictionSet:
@@ -346,6 +351,14 @@ class ForecastLoop:
     def _publish(self, published: PredictionSet) -> None:
         self.published = published
         self._on_published(published)
+
+
+def _no_model() -> ModelFolderError:
+    return ModelFolderError(
+        "There is no model yet.",
+        why="Every forecast comes from the model, so there are none without it.",
+        fix="Train one with `python main.py train`, or name another folder with --model-dir; it is found by itself.",
+    )
 
 
 def _fingerprint(model_dir: Path) -> object:

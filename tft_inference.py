@@ -33,7 +33,7 @@ from daemon_core import MAX_HISTORY_HOURS, Daemon
 from daemon_gate import Gate
 from daemon_problems import DAEMON_DOCUMENT, RequestError, install_problem_handlers
 from daemon_schemas import problems
-from data_contract import DaemonError
+from data_contract import DaemonError, ProductError
 from forecast_loop import PredictionSet
 
 log = structlog.stdlib.get_logger(__name__)
@@ -263,6 +263,8 @@ def serve(settings: Settings, model_dir: Path, host: str, port: int, data: Path 
             )
             stop.server = server
             server.run(sockets=[listener])
+        except ProductError:  # some of ours are OSErrors, too
+            raise
         except OSError as error:
             raise _cannot_listen(host, port, error) from error
         finally:
@@ -323,6 +325,10 @@ def _bound_socket(settings: Settings, host: str, port: int) -> Iterator[socket.s
     """Socket bound to the address, or an error that says why not."""
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        listener = socket.socket(family, socket.SOCK_STREAM)
+    except OSError as error:
+        raise _cannot_listen(host, port, error) from error
+    with listener:
         if not ipaddress.ip_address(address[0]).is_loopback and not settings.allow_open_bind:
             raise DaemonError(
                 f"{host} can be reached from other machines, and the daemon asks nobody for a key.",
@@ -331,12 +337,12 @@ def _bound_socket(settings: Settings, host: str, port: int) -> Iterator[socket.s
                 "TFT_ALLOW_OPEN_BIND=true in a network that you trust.",
                 document=DAEMON_DOCUMENT,
             )
-        with socket.socket(family, socket.SOCK_STREAM) as listener:
+        try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(address)
-            yield listener
-    except OSError as error:
-        raise _cannot_listen(host, port, error) from error
+        except OSError as error:
+            raise _cannot_listen(host, port, error) from error
+        yield listener
 
 
 def _cannot_listen(host: str, port: int, error: OSError) -> DaemonError:
