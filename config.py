@@ -175,6 +175,7 @@ def _configuration_error(reason: str) -> ConfigurationError:
 
 
 def _self_check() -> None:
+    load_settings()  # what the file and the environment say must be right before anything else is tried
     settings = load_settings(daemon_port=1234)
     assert settings.daemon_port == 1234
     assert settings.threshold("cpu_pct", "web_api") == settings.critical_thresholds["cpu_pct"]

@@ -483,3 +483,28 @@ def _moment(microseconds: int) -> datetime:
 
 def _iso(microseconds: int) -> str:
     return iso_z(_moment(int(microseconds)))
+
+
+def _self_check() -> None:
+    judge = RowJudge()
+    frame = pd.DataFrame(
+        {
+            TIMESTAMP: pd.date_range("2026-01-01", periods=3, freq="5min", tz="UTC"),
+            SERVER_NAME: "ppweb001",
+            **dict.fromkeys(METRIC_COLUMNS, 1.0),
+            STATE: "healthy",
+            PROFILE: "web_api",
+        }
+    )
+    pieces = [frame.iloc[:2], frame.iloc[1:]]  # one row is in both
+    for piece in pieces:
+        judge.add(piece)
+    judge.search_duplicates(lambda: pieces)
+    report = judge.report("two pieces")
+    assert report.rows == 4 and report.servers == 1 and report.profiles == {"web_api": 1}
+    assert len(report.errors) == 1 and "ppweb001 at 2026-01-01T00:05:00Z" in report.errors[0]
+    print("✅ All tests passed")
+
+
+if __name__ == "__main__":
+    _self_check()

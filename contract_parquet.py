@@ -101,22 +101,33 @@ def to_table(frame: pd.DataFrame) -> pa.Table:
 def open_dataset(path: str | os.PathLike[str]) -> ds.Dataset:
     """Lazy data set over a Parquet file or a folder of them.
 
+    Of a folder all `*.parquet` count, also in folders below, but nothing that is hidden: so are files half-written.
+
     Raises
     ------
     DataFileError
         If there is nothing at `path` or it is no Parquet.
     """
     path = Path(path)
-    if not path.exists() or (path.is_dir() and not any(path.rglob("*.parquet"))):
+    files = _files_below(path) if path.is_dir() else [path] if path.exists() else []
+    if not files:
         raise DataFileError(
             f"There is no Parquet data at {path}.",
             why="Without rows there is nothing to validate, learn from or forecast.",
             fix="Check the path, or make data with `python main.py generate` or `python main.py import FILE`.",
         )
     try:
-        return ds.dataset(path, format="parquet", partitioning="hive", exclude_invalid_files=False)
+        return ds.dataset([str(file) for file in files], format="parquet", partitioning="hive")
     except (pa.ArrowException, OSError) as error:
         raise unreadable(path, error) from error
+
+
+def _files_below(folder: Path) -> list[Path]:
+    return sorted(
+        path
+        for path in folder.rglob("*.parquet")
+        if path.is_file() and not any(part.startswith((".", "_")) for part in path.relative_to(folder).parts)
+    )
 
 
 def iter_frames(

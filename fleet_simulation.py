@@ -513,3 +513,18 @@ def _soften(x: Floats, width: float) -> Floats:
     """Smooth maximum of x and 0: far above 0 it is x."""
     softened: Floats = 0.5 * (x + np.sqrt(x * x + width * width))
     return softened
+
+
+def _self_check() -> None:
+    start = datetime(2026, 1, 5, 13, tzinfo=timezone.utc)
+    first, second = (FleetSimulator(12, start, seed=7).days() for _ in range(2))
+    for _ in range(3):
+        day, again = next(first), next(second)
+        assert day.values.shape == (STEPS_PER_DAY, 12, 4) and np.isfinite(day.values).all()
+        assert day.values.min() >= 0 and day.values[..., :2].max() <= 100
+        assert np.array_equal(day.values, again.values) and np.array_equal(day.states, again.states)
+    print("✅ All tests passed")
+
+
+if __name__ == "__main__":
+    _self_check()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from typing import Any, Final, Literal, get_args
 
 import numpy as np
@@ -176,3 +176,16 @@ def _wrong_option(reason: str) -> ConfigurationError:
         fix="Correct the option; `python main.py generate --help` lists them with their bounds.",
         document="QUICK_START.md",
     )
+
+
+def _self_check() -> None:
+    start = datetime(2026, 1, 5, 13, 25, tzinfo=timezone.utc)
+    short, long = (GeneratorOptions(servers=5, hours=hours, start=start, seed=7) for hours in (24, 48))
+    first, whole = (pa.concat_tables(fleet_tables(each, each.begin, each.end)) for each in (short, long))
+    assert (first.num_rows, whole.num_rows) == (short.most_rows, long.most_rows)
+    assert first.equals(whole.slice(0, first.num_rows))
+    print("✅ All tests passed")
+
+
+if __name__ == "__main__":
+    _self_check()
