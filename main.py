@@ -520,8 +520,7 @@ def demo(
     """Everything at once: fleet, short training, daemon, live replay, dashboard. Ctrl-C stops all of it."""
     from tft_demo import run_demo
 
-    settings = _settings(daemon_port=port, dashboard_port=dashboard_port)
-    run_demo(settings, _stdout(), check=check)
+    run_demo(_settings(), _stdout(), port=port, dashboard_port=dashboard_port, check=check)
 
 
 # -------------------------------------------------------------------------------------------------------------- showing
