@@ -44,12 +44,12 @@ def time_of(step: int) -> datetime:
     return datetime.fromtimestamp(step * STEP_SECONDS, tz=timezone.utc)
 
 
-def _steps_of(timestamps: pd.Series) -> npt.NDArray[np.int64]:
-    """Step index of each timestamp, whatever its resolution; naive times are UTC."""
+def _microseconds(timestamps: pd.Series) -> npt.NDArray[np.int64]:
+    """Microseconds since 1970 of each timestamp, whatever its resolution; naive times are UTC."""
     if timestamps.dt.tz is not None:
         timestamps = timestamps.dt.tz_convert("UTC").dt.tz_localize(None)
-    seconds: npt.NDArray[np.int64] = timestamps.to_numpy().astype("datetime64[s]").astype(np.int64)
-    return seconds // STEP_SECONDS
+    result: npt.NDArray[np.int64] = timestamps.to_numpy().astype("datetime64[us]").astype(np.int64)
+    return result
 
 
 def _state_codes(states: pd.Series) -> npt.NDArray[np.int8]:
@@ -113,7 +113,8 @@ class FleetGrid:
                 why="Without measurements there is nothing to learn from and nothing to forecast.",
                 fix="Check the time range and the import report.",
             )
-        steps = _steps_of(frame[TIMESTAMP])
+        instants = _microseconds(frame[TIMESTAMP])
+        steps = instants // (STEP_SECONDS * 1_000_000)
         codes, names = pd.factorize(frame[SERVER_NAME].astype(str), sort=True)
         first, last = int(steps.min()), int(steps.max())
         shape = (len(names), last - first + 1)
@@ -125,7 +126,7 @@ class FleetGrid:
                 fix="Remove the rows with wrong times, or use a shorter time range.",
             )
         cell = codes.astype(np.int64) * shape[1] + (steps - first)
-        in_order = np.argsort(steps, kind="stable") if np.any(np.diff(steps) < 0) else slice(None)
+        in_order = np.argsort(instants, kind="stable") if np.any(np.diff(instants) < 0) else slice(None)
         states = np.full(shape[0] * shape[1], -1, dtype=np.int8)
         states[cell[in_order]] = _state_codes(frame[STATE])[in_order]
         values = np.empty((*shape, N_METRICS), dtype=np.float32)
@@ -215,7 +216,8 @@ class RollingGrid:
         """Take in valid contract rows that were not added before."""
         if frame.empty:
             return
-        steps = _steps_of(frame[TIMESTAMP])
+        instants = _microseconds(frame[TIMESTAMP])
+        steps = instants // (STEP_SECONDS * 1_000_000)
         names = frame[SERVER_NAME].astype(str)
         self._grow(dict(zip(names, frame[PROFILE].astype(str), strict=True)))
         self._advance(int(steps.max()) + 1)
@@ -228,10 +230,7 @@ class RollingGrid:
         seen = np.isfinite(values)
         np.add.at(self._sum, (rows, columns), np.where(seen, values, 0.0))
         np.add.at(self._count, (rows, columns), seen)
-        moments = frame[TIMESTAMP]
-        if moments.dt.tz is not None:
-            moments = moments.dt.tz_convert("UTC").dt.tz_localize(None)
-        instant = moments.to_numpy().astype("datetime64[us]").astype(np.int64)[kept]
+        instant = instants[kept]
         states = _state_codes(frame[STATE])[kept]
         order = np.argsort(instant, kind="stable")  # with repeated indices the last assignment stands
         order = order[instant[order] >= self._state_time[rows[order], columns[order]]]

@@ -144,7 +144,9 @@ def train(
 
     training = batches(split.train, settings.windows_per_epoch, Augmentation())
     validation = batches(split.validation, settings.validation_windows, None)
-    task = ForecastTask(spec, network, learning_rate=settings.learning_rate, total_steps=run.epochs * len(training))
+    task = ForecastTask(
+        spec, network, learning_rate=settings.learning_rate, total_steps=run.epochs * len(training), seed=settings.seed
+    )
     report = EpochReport(run.folder / "losses.json", run.epochs, training, console)
     begin, middle, end = (
         f"{time_of(grid.first_step + column):%Y-%m-%d %H:%M}" for column in (0, split.train_end, grid.n_steps)
@@ -153,6 +155,7 @@ def train(
         f"Learning from {grid.n_servers} servers, {begin} to {middle} UTC; the rest, to {end}, judges. "
         f"Up to {run.epochs} epochs of {training.windows:,} windows.",
         highlight=False,
+        soft_wrap=True,
     )
     _fit(task, training, validation, run, report, settings, max_minutes, console)
 
@@ -271,9 +274,30 @@ def _fit(
 ) -> None:
     """Run Lightning; every way in which it ends early becomes an error that says how to go on."""
     stop = StopRequest(max_minutes)
-    show_bar = console is not None and console.is_terminal
+    loaders = (DataLoader(training, batch_size=None), DataLoader(validation, batch_size=None))
+    try:
+        with stop.listening(), _quiet_lightning(), warnings.catch_warnings():
+            # The batches are cut in this process in one step each: workers would only copy them.
+            warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+            warnings.filterwarnings("ignore", message=".*`IterableDataset` has `__len__` defined.*")
+            warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.. is deprecated")
+            warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
+            show_bar = console is not None and console.is_terminal
+            trainer = _make_trainer(run, settings, [report, stop], show_bar=show_bar)
+            trainer.fit(task, loaders[0], loaders[1], ckpt_path=run.checkpoint)
+    except TrainingStopped:
+        begun = "it had begun" if run.checkpoint is None else f"epoch {len(report.records)} of {run.epochs}"
+        raise TrainingError(
+            f"The training was stopped by {stop.signal.name if stop.signal else 'a signal'} after {begun}.",
+            why="No model was made of it; what it has learned up to there is kept.",
+            fix="Go on with the same command and --resume.",
+        ) from None
+
+
+def _make_trainer(run: _Run, settings: Settings, callbacks: list[Any], *, show_bar: bool) -> pl.Trainer:
+    """Lightning's trainer with the product's checkpoints: the best, the last, and one every few epochs."""
     keep: dict[str, Any] = {"dirpath": run.folder, "save_on_train_epoch_end": True, "enable_version_counter": False}
-    trainer = pl.Trainer(
+    return pl.Trainer(
         accelerator="auto",
         devices=1,
         precision=_precision(),
@@ -286,8 +310,7 @@ def _fit(
         default_root_dir=run.folder,
         plugins=[SafetensorsCheckpointIO()],
         callbacks=[
-            report,
-            stop,
+            *callbacks,
             EarlyStopping("val_loss", patience=settings.early_stopping_patience, mode="min"),
             _Checkpoint(filename="best", monitor="val_loss", mode="min", save_top_k=1, **keep),
             _Checkpoint(filename="last", save_top_k=1, **keep),
@@ -301,22 +324,6 @@ def _fit(
             *([RichProgressBar(leave=False)] if show_bar else []),
         ],
     )
-    loaders = (DataLoader(training, batch_size=None), DataLoader(validation, batch_size=None))
-    try:
-        with stop.listening(), _quiet_lightning(), warnings.catch_warnings():
-            # The batches are cut in this process in one step each: workers would only copy them.
-            warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-            warnings.filterwarnings("ignore", message=".*`IterableDataset` has `__len__` defined.*")
-            warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.. is deprecated")
-            warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
-            trainer.fit(task, loaders[0], loaders[1], ckpt_path=run.checkpoint)
-    except TrainingStopped:
-        begun = "it had begun" if run.checkpoint is None else f"epoch {len(report.records)} of {run.epochs}"
-        raise TrainingError(
-            f"The training was stopped by {stop.signal.name if stop.signal else 'a signal'} after {begun}.",
-            why="No model was made of it; what it has learned up to there is kept.",
-            fix="Go on with the same command and --resume.",
-        ) from None
 
 
 @contextlib.contextmanager
@@ -369,7 +376,7 @@ def validation_scores(network: Any, validation: WindowBatches) -> dict[str, Any]
     dict
         Per metric: mean absolute errors in the metric's unit of the median (`mae`), of the last value
         (`mae_last_value`) and of the value a day before (`mae_seasonal_naive`), all on the same steps; `coverage` of
-        p10 to p90; and per horizon the MAE at exactly that step. None for a metric that is never reported.
+        p10 to p90; and per horizon the MAE at exactly that step. None where there is nothing to compare.
     """
     spec = validation.spec
     low, middle, high = (spec.quantiles.index(q) for q in (0.1, 0.5, 0.9))
@@ -391,9 +398,9 @@ def validation_scores(network: Any, validation: WindowBatches) -> dict[str, Any]
             continue
         means = [round(float(value), 4) for value in kept.mean(dim=0)]
         result[column] = dict(zip(("mae", "mae_last_value", "mae_seasonal_naive", "coverage"), means, strict=True))
+        at = {label: scores[:, step - 1, k, 0][comparable[:, step - 1, k]] for label, step in HORIZONS.items()}
         result[column]["mae_at"] = {
-            label: round(float(scores[:, step - 1, k, 0][comparable[:, step - 1, k]].mean()), 4)
-            for label, step in HORIZONS.items()
+            label: round(float(errors.mean()), 4) if len(errors) else None for label, errors in at.items()
         }
     return result
 

@@ -62,8 +62,11 @@ def quantile_loss(forecast: Tensor, labels: Tensor, quantiles: Tensor) -> Tensor
 class ForecastTask(pl.LightningModule):
     """What Lightning needs to train the network."""
 
-    def __init__(self, spec: FeatureSpec, network: NetworkConfig, *, learning_rate: float, total_steps: int) -> None:
+    def __init__(
+        self, spec: FeatureSpec, network: NetworkConfig, *, learning_rate: float, total_steps: int, seed: int
+    ) -> None:
         super().__init__()
+        self._seed = seed
         self.network = build_network(spec, network)
         self._learning_rate, self._total_steps = learning_rate, total_steps
         self._quantiles = torch.tensor(spec.quantiles)
@@ -79,10 +82,12 @@ class ForecastTask(pl.LightningModule):
 
     def training_step(self, batch: Windows, batch_idx: int) -> Tensor:
         """Loss of a batch; stops the training when it is not finite."""
+        # Dropout depends on the step alone, so that a resumed run goes on exactly as an uninterrupted one would have.
+        torch.manual_seed(self._seed + self.global_step)
         loss = self._loss(batch)
         if not torch.isfinite(loss):
             raise TrainingError(
-                f"The loss became {float(loss)} in epoch {self.current_epoch + 1}, batch {batch_idx}.",
+                f"The loss became {float(loss.detach())} in epoch {self.current_epoch + 1}, batch {batch_idx}.",
                 why="Weights that are not finite forecast nothing; the last good checkpoint was kept.",
                 fix="Resume with a smaller TFT_LEARNING_RATE: `python main.py train --resume`.",
             )
@@ -152,6 +157,7 @@ class EpochReport(Callback):
                 f"val_loss {record.val_loss:.4f}{' (best)' if best else ''}  lr {record.learning_rate:.1e}  "
                 f"{record.samples_per_second:,.0f} windows/s  {seconds:.0f} s, about {rest} remaining",
                 highlight=False,
+                soft_wrap=True,
             )
 
 

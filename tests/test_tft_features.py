@@ -1,0 +1,180 @@
+"""Tests of tft_features.py: what the network is shown, and the way back to units."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from conftest import make_fleet
+
+from data_contract import HORIZON_STEPS, METRIC_COLUMNS
+from fleet_grid import DAY_STEPS, FleetGrid
+from tft_features import (
+    CATEGORICALS,
+    DECODER_REALS,
+    ENCODER_REALS,
+    REALS,
+    STATIC_REALS,
+    Augmentation,
+    FeatureSpec,
+    FleetTensors,
+    Windows,
+    gather_windows,
+    typical_spread,
+)
+
+GRID = FleetGrid.from_frame(make_fleet(hours=80))
+SPEC = FeatureSpec(36, tuple(str(k) for k in range(GRID.n_servers)), typical_spread(GRID))
+IDS = [str(k) for k in range(GRID.n_servers)]
+
+
+def windows_of(grid: FleetGrid, servers: list[int], origins: list[int], **more: object) -> Windows:
+    """Windows at the given places."""
+    fleet = FleetTensors.from_grid(grid, SPEC, IDS[: grid.n_servers])
+    return gather_windows(fleet, torch.tensor(servers), torch.tensor(origins), SPEC, **more)
+
+
+def real(windows: Windows, part: str, name: str) -> np.ndarray:
+    """One variable of the network's input, (batch, steps)."""
+    return windows.inputs[f"{part}_cont"][..., REALS.index(name)].numpy()
+
+
+def test_shapes_and_names_are_those_that_pytorch_forecasting_expects() -> None:
+    windows = windows_of(GRID, [0, 1, 5], [400, 500, 600])
+    assert windows.inputs["encoder_cont"].shape == (3, 36, len(REALS))
+    assert windows.inputs["decoder_cont"].shape == (3, HORIZON_STEPS, len(REALS))
+    assert windows.inputs["encoder_cat"].shape == (3, 36, len(CATEGORICALS))
+    assert set(STATIC_REALS) | set(ENCODER_REALS) == set(REALS) and set(DECODER_REALS) < set(ENCODER_REALS)
+    assert all(torch.isfinite(tensor).all() for tensor in windows.inputs.values())
+
+
+def test_the_future_cannot_be_seen_in_the_inputs_nor_in_the_scale() -> None:
+    origin = 500
+    values = GRID.values.copy()
+    values[:, origin:] = 99.0
+    states = GRID.states.copy()
+    states[:, origin:] = 7
+    before, after = (
+        windows_of(grid, [0, 3], [origin, origin]) for grid in (GRID, replace(GRID, values=values, states=states))
+    )
+    for name, tensor in before.inputs.items():
+        assert torch.equal(tensor, after.inputs[name]), name
+    assert torch.equal(before.scale.center, after.scale.center) and torch.equal(before.scale.spread, after.scale.spread)
+    assert not torch.equal(before.labels, after.labels)
+
+
+def test_only_the_declared_history_can_be_seen() -> None:
+    origin = 700
+    values = GRID.values.copy()
+    values[:, : origin - SPEC.history_steps] = 1.0
+    before, after = (windows_of(grid, [2], [origin]) for grid in (GRID, replace(GRID, values=values)))
+    assert all(torch.equal(tensor, after.inputs[name]) for name, tensor in before.inputs.items())
+
+
+def test_labels_go_back_to_the_measured_units() -> None:
+    origin = 500
+    windows = windows_of(GRID, [4], [origin])
+    units = windows.scale.units(windows.labels[..., None])[0, :, :, 0].numpy()
+    np.testing.assert_allclose(units, GRID.values[4, origin : origin + HORIZON_STEPS], rtol=1e-4, atol=1e-3)
+
+
+def test_decoded_values_stay_in_the_contracts_ranges() -> None:
+    windows = windows_of(GRID, [0], [500])
+    extreme = torch.linspace(-50, 50, 11).expand(1, HORIZON_STEPS, 4, 11)
+    units = windows.scale.units(extreme)
+    assert (units >= 0).all() and (units[:, :, :2] <= 100).all() and units.isfinite().all()
+    assert (units.diff(dim=-1) >= 0).all()
+
+
+def test_values_of_the_day_before_are_given_for_the_whole_horizon() -> None:
+    origin = 600
+    windows = windows_of(GRID, [1], [origin])
+    for k, column in enumerate(METRIC_COLUMNS):
+        ago = torch.from_numpy(GRID.values[1:2, origin - DAY_STEPS : origin - DAY_STEPS + HORIZON_STEPS])
+        expected = windows.scale.scaled(ago)[0, :, k].numpy()
+        np.testing.assert_allclose(real(windows, "decoder", f"{column}_day_ago")[0], expected, atol=1e-6)
+    assert not real(windows, "decoder", "day_ago_missing").any()
+
+
+def test_missing_values_are_masked_and_flagged_never_filled() -> None:
+    values = GRID.values.copy()
+    values[0, 490:495, 0] = np.nan
+    windows = windows_of(replace(GRID, values=values), [0], [500])
+    flagged = real(windows, "encoder", "cpu_pct_missing")[0]
+    np.testing.assert_array_equal(np.flatnonzero(flagged), np.arange(26, 31))
+    assert (real(windows, "encoder", "cpu_pct")[0][26:31] == 0).all()
+    assert not real(windows, "encoder", "mem_pct_missing").any()
+
+
+def test_a_window_at_the_very_start_has_all_its_missing_past_masked() -> None:
+    windows = windows_of(GRID, [0], [1])
+    assert real(windows, "encoder", "cpu_pct_missing")[0].sum() == 35
+    assert real(windows, "decoder", "day_ago_missing").all()
+    assert windows.observed.all()
+    naive, day_ago = windows.naive
+    np.testing.assert_allclose(naive[0, :, 0], GRID.values[0, 0, 0])
+    assert torch.isnan(day_ago).all()
+
+
+def test_a_metric_that_was_never_seen_in_the_day_before_is_not_observed() -> None:
+    values = GRID.values.copy()
+    values[0, : 600 - 1, 3] = np.nan
+    values[0, 600 - DAY_STEPS - 5, 3] = 12.0  # more than a day ago
+    values[1, 599, 3] = 12.0
+    values[0, 599, 3] = np.nan
+    windows = windows_of(replace(GRID, values=values), [0, 1], [600, 600])
+    assert windows.observed.tolist() == [[True, True, True, False], [True, True, True, True]]
+
+
+def test_a_constant_metric_has_a_usable_scale() -> None:
+    values = GRID.values.copy()
+    values[0, :, 1] = 42.0
+    windows = windows_of(replace(GRID, values=values), [0], [600])
+    assert windows.scale.center[0, 1] == 42 and windows.scale.spread[0, 1] > 0
+    assert (real(windows, "encoder", "mem_pct") == 0).all()
+
+
+def test_calendar_is_utc_and_knows_the_weekend() -> None:
+    # 2026-03-04 00:00 UTC, a Wednesday, is the end of the grid: 80 hours long.
+    noon = GRID.n_steps - DAY_STEPS // 2
+    windows = windows_of(GRID, [0], [noon])
+    np.testing.assert_allclose(real(windows, "decoder", "time_of_day_cos")[0, 0], -1, atol=1e-6)
+    assert not real(windows, "decoder", "is_weekend").any()
+    sunday = windows_of(GRID, [0], [100])  # 2026-03-01 is a Sunday
+    assert real(sunday, "decoder", "is_weekend")[0, 0] == 1
+    relative = real(windows, "encoder", "relative_step")[0, -1], real(windows, "decoder", "relative_step")[0, 0]
+    np.testing.assert_allclose(relative, [-1 / HORIZON_STEPS, 0])
+
+
+def test_unknown_names_profiles_and_states_take_the_nan_category() -> None:
+    states = np.full_like(GRID.states, -1)
+    grid = replace(GRID, states=states, profiles=("mainframe", *GRID.profiles[1:]))
+    fleet = FleetTensors.from_grid(grid, SPEC, [None, "999999", *IDS[2:]])
+    windows = gather_windows(fleet, torch.tensor([0, 1, 2]), torch.tensor([500] * 3), SPEC)
+    profile, server, state = (windows.inputs["encoder_cat"][:, 0, k].tolist() for k in range(3))
+    assert server == [0, 0, 3] and profile[0] == 0 and min(profile[1:]) > 0 and state == [0, 0, 0]
+
+
+def test_augmentation_hides_the_stated_share_and_is_reproducible() -> None:
+    servers, origins = [1] * 2000, [600] * 2000
+    hide = Augmentation(unknown_server=0.3, unknown_profile=0.0, unknown_state=1.0, short_history=0.5)
+    first, second = (
+        windows_of(GRID, servers, origins, augmentation=hide, generator=torch.Generator().manual_seed(3))
+        for _ in range(2)
+    )
+    assert all(torch.equal(tensor, second.inputs[name]) for name, tensor in first.inputs.items())
+    profile, server, state = (first.inputs["encoder_cat"][:, 0, k] for k in range(3))
+    assert 0.25 < (server == 0).float().mean() < 0.35
+    assert (profile > 0).all() and (first.inputs["encoder_cat"][..., 2] == 0).all() and (state == 0).all()
+    short = real(first, "decoder", "day_ago_missing").all(axis=1)
+    assert 0.45 < short.mean() < 0.55
+    assert not real(first, "encoder", "cpu_pct_missing")[:, -1].any()  # the newest step always stays
+    assert torch.isfinite(first.labels).all()
+
+
+def test_typical_spread_ignores_metrics_that_are_never_reported() -> None:
+    values = GRID.values.copy()
+    values[..., 3] = np.nan
+    spread = typical_spread(replace(GRID, values=values))
+    assert spread[3] == 0.0 and all(each > 0 for each in spread[:3])

@@ -1,0 +1,162 @@
+"""Tests of tft_model.py: pytorch-forecasting's own network is the oracle for ours."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pytorch_forecasting.metrics import MultiLoss, QuantileLoss
+from pytorch_forecasting.models.temporal_fusion_transformer import TemporalFusionTransformer
+from torch import Tensor
+
+from fleet_grid import N_METRICS, FleetGrid
+from tft_features import Augmentation, FeatureSpec, FleetTensors, gather_windows
+from tft_model import (
+    FastTemporalFusionTransformer,
+    NetworkConfig,
+    build_network,
+    forecast_scaled,
+    network_arguments,
+    ordered_quantiles,
+)
+
+SPEC = FeatureSpec(24, tuple(str(k) for k in range(7)), (5.0, 2.0, 1.0, 0.0))
+
+
+def make_inputs(batch: int = 5, seed: int = 0) -> dict[str, Tensor]:
+    """Windows of a random fleet with gaps, hidden inputs and short histories among them."""
+    rng = np.random.default_rng(seed)
+    values = rng.uniform(1, 99, (7, 700, N_METRICS)).astype(np.float32)
+    values[rng.random(values.shape) < 0.2] = np.nan
+    states = rng.integers(-1, 8, values.shape[:2]).astype(np.int8)
+    grid = FleetGrid(
+        tuple(f"ppweb{k:03d}" for k in range(7)), ("web_api", "database") * 3 + ("generic",), 0, values, states
+    )
+    fleet = FleetTensors.from_grid(grid, SPEC, [str(k) for k in range(6)] + [None])
+    generator = torch.Generator().manual_seed(seed)
+    servers = torch.randint(0, 7, (batch,), generator=generator)
+    origins = torch.randint(20, 600, (batch,), generator=generator)
+    hide = Augmentation(unknown_server=0.4, unknown_profile=0.4, unknown_state=0.4, short_history=0.4)
+    return gather_windows(fleet, servers, origins, SPEC, hide, generator).inputs
+
+
+def make_twins(
+    arguments: dict[str, Any], seed: int = 0
+) -> tuple[FastTemporalFusionTransformer, TemporalFusionTransformer]:
+    """Our network and the stock one with the same random weights, in evaluation mode."""
+    torch.manual_seed(seed)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Attribute .* is an instance of `nn.Module`")
+        fast, stock = FastTemporalFusionTransformer(**arguments), TemporalFusionTransformer(**arguments)
+    with torch.no_grad():
+        for parameter in fast.parameters():  # also the ones that are initialised with zeros
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    stock.load_state_dict(fast.state_dict())
+    stock.transform_output = lambda prediction, target_scale: prediction  # raw outputs, as ours without target_scale
+    return fast.eval(), stock.eval()
+
+
+def raw(network: Any, inputs: dict[str, Tensor]) -> tuple[Tensor, Any]:
+    """Stacked raw predictions and the whole output."""
+    output = network({**inputs, "target_scale": None} if type(network) is TemporalFusionTransformer else inputs)
+    prediction = output.prediction
+    return torch.stack(prediction, dim=2) if isinstance(prediction, list) else prediction, output
+
+
+def assert_same(fast: Any, stock: Any, inputs: dict[str, Tensor]) -> None:
+    """Outputs within 1e-5, gradients within 1e-4 relative, explanations within 1e-5."""
+    ours, our_output = raw(fast, inputs)
+    theirs, their_output = raw(stock, inputs)
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+    for name in (
+        "encoder_attention",
+        "decoder_attention",
+        "static_variables",
+        "encoder_variables",
+        "decoder_variables",
+    ):
+        torch.testing.assert_close(getattr(our_output, name), getattr(their_output, name), rtol=1e-5, atol=1e-5)
+    ours.square().mean().backward()
+    theirs.square().mean().backward()
+    gradients = dict(stock.named_parameters())
+    compared = 0
+    for name, parameter in fast.named_parameters():
+        expected = gradients[name].grad
+        if parameter.grad is None or expected is None:
+            assert parameter.grad is None and expected is None, name
+            continue
+        # The softmax of the attention does not depend on the keys' biases: their gradients are rounding noise.
+        if "k_layers" in name and name.endswith("bias"):
+            assert parameter.grad.abs().max() < 1e-6
+            continue
+        error = (parameter.grad - expected).norm() / expected.norm().clamp_min(1e-7)
+        assert error < 1e-4, f"{name}: {error}"
+        compared += 1
+    assert compared > 50
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_computes_the_same_as_the_stock_network(seed: int) -> None:
+    fast, stock = make_twins(network_arguments(SPEC, NetworkConfig(16, 4, 0.1)), seed)
+    assert_same(fast, stock, make_inputs(seed=seed))
+
+
+def test_computes_the_same_with_two_lstm_layers_and_one_head() -> None:
+    fast, stock = make_twins(network_arguments(SPEC, NetworkConfig(8, 1, 0.1, lstm_layers=2)))
+    assert_same(fast, stock, make_inputs(seed=4))
+
+
+def test_computes_the_same_when_inputs_are_as_wide_as_the_network() -> None:
+    fast, stock = make_twins(network_arguments(SPEC, NetworkConfig(8, 2, 0.0, hidden_continuous_size=8)))
+    assert_same(fast, stock, make_inputs(seed=5))
+
+
+def test_computes_the_same_for_sequences_of_different_lengths() -> None:
+    fast, stock = make_twins(network_arguments(SPEC, NetworkConfig(16, 4, 0.1)))
+    inputs = make_inputs(batch=6, seed=6)
+    inputs["encoder_lengths"] = torch.tensor([24, 3, 24, 11, 1, 20])
+    inputs["decoder_lengths"] = torch.tensor([96, 96, 40, 7, 96, 1])
+    assert_same(fast, stock, inputs)
+
+
+def test_computes_the_same_for_one_target() -> None:
+    arguments = network_arguments(SPEC, NetworkConfig(16, 4, 0.1))
+    arguments.update(output_size=3, loss=QuantileLoss([0.1, 0.5, 0.9]))
+    fast, stock = make_twins(arguments)
+    assert_same(fast, stock, make_inputs(seed=7))
+
+
+def test_has_the_stock_networks_keys_and_shapes_and_scales_back_as_it_does() -> None:
+    arguments = network_arguments(SPEC, NetworkConfig(16, 4, 0.1))
+    fast, stock = make_twins(arguments)
+    assert {k: v.shape for k, v in fast.state_dict().items()} == {k: v.shape for k, v in stock.state_dict().items()}
+    assert isinstance(fast.loss, MultiLoss)
+    fast.transform_output = lambda prediction, target_scale: [each * target_scale for each in prediction]
+    inputs = make_inputs(seed=8)
+    plain, scaled = raw(fast, inputs)[0], torch.stack(fast({**inputs, "target_scale": 3.0}).prediction, dim=2)
+    torch.testing.assert_close(scaled, plain * 3)
+
+
+def test_dropout_is_active_in_training_only() -> None:
+    network = build_network(SPEC, NetworkConfig(16, 4, 0.3))
+    inputs = make_inputs()
+    network.train()
+    assert not torch.equal(forecast_scaled(network, inputs), forecast_scaled(network, inputs))
+    network.eval()
+    assert torch.equal(forecast_scaled(network, inputs), forecast_scaled(network, inputs))
+
+
+def test_ordered_quantiles_never_cross_and_keep_the_median() -> None:
+    raw_outputs = 10 * torch.randn(50, 96, 4, 11, generator=torch.Generator().manual_seed(0))
+    ordered = ordered_quantiles(raw_outputs)
+    assert (ordered.diff(dim=-1) >= 0).all()
+    torch.testing.assert_close(ordered[..., 5], raw_outputs[..., 5])
+
+
+def test_weights_survive_the_way_through_the_configs_json_form() -> None:
+    config = NetworkConfig(16, 4, 0.1)
+    assert NetworkConfig.from_dict(config.as_dict()) == config
+    assert FeatureSpec.from_dict(SPEC.as_dict()) == SPEC
