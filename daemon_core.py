@@ -203,7 +203,7 @@ class Daemon:
         if limits.earliest is not None:
             kept &= times >= limits.earliest
         result = {"accepted": 0, "duplicates": 0, "rejected": int((~kept).sum())}
-        frame = frame[kept].sort_values(TIMESTAMP, kind="stable")
+        frame = frame[kept].sort_values(TIMESTAMP)
         for start in range(0, len(frame), _FILE_ROWS):
             new = self._writer.submit(frame.iloc[start : start + _FILE_ROWS]).result()
             result["accepted"] += int(new.sum())

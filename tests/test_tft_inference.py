@@ -812,3 +812,20 @@ def test_times_before_1970_are_refused_though_nothing_is_kept_yet() -> None:
     limits = RowLimits(LIMITS.latest, None, 50, lambda _: None)
     judged = judge_rows([row(moment="1969-12-31T23:59:59Z"), row(moment="1970-01-01T00:00:00Z")], limits)
     assert len(judged.frame) == 1 and "before 1970" in judged.rejections[0]["what"]
+
+
+# ---------------------------------------------------------------------------------------------------------- the document
+def test_the_document_names_every_route_problem_and_setting(served: TestClient) -> None:
+    root = Path(schemas.__file__).parent
+    document = (root / "Docs" / "DAEMON.md").read_text()
+    for path, methods in served.get("/openapi.json").json()["paths"].items():
+        for method in methods:
+            assert f"`{method.upper()} {path}`" in document
+    kinds = set()
+    for module in root.glob("daemon_*.py"):
+        kinds |= set(re.findall(r'RequestError\(\s*\d+,\s*"([a-z-]+)"|kind="([a-z-]+)"', module.read_text()))
+    assert len(kinds) > 10
+    assert all(f"`{first or second}`" in document for first, second in kinds)
+    own = (root / "config.py").read_text().split("# Daemon\n")[1].split("\n\n")[0]
+    settings = re.findall(r"^    (\w+):", own, re.MULTILINE)
+    assert len(settings) > 10 and all(f"`{name}`" in document for name in settings)
