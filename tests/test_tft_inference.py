@@ -814,7 +814,7 @@ def test_times_before_1970_are_refused_though_nothing_is_kept_yet() -> None:
     assert len(judged.frame) == 1 and "before 1970" in judged.rejections[0]["what"]
 
 
-# ---------------------------------------------------------------------------------------------------------- the document
+# --------------------------------------------------------------------------------------------------------- the document
 def test_the_document_names_every_route_problem_and_setting(served: TestClient) -> None:
     root = Path(schemas.__file__).parent
     document = (root / "Docs" / "DAEMON.md").read_text()
