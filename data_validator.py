@@ -176,10 +176,12 @@ def load_valid_frame(path: str | os.PathLike[str], since: pd.Timestamp | None = 
 
 
 def _judge_footers(path: str | os.PathLike[str], dataset: ds.Dataset) -> tuple[list[str], list[str], int]:
-    """Contract version of every file of a data set, from its footer: errors, warnings, and the number of rows."""
+    """Version and columns of every file of a data set, from its footer: errors, warnings, and the number of rows."""
     wrong: dict[str, list[str]] = {}
+    lacking: dict[str, list[str]] = {}
     silent: list[str] = []
     rows = 0
+    common = [name for name in REQUIRED_COLUMNS if name in dataset.schema.names]
     try:
         for fragment in dataset.get_fragments():
             version = (fragment.physical_schema.metadata or {}).get(VERSION_KEY)
@@ -187,6 +189,10 @@ def _judge_footers(path: str | os.PathLike[str], dataset: ds.Dataset) -> tuple[l
                 silent.append(Path(fragment.path).name)
             elif version != CONTRACT_VERSION.encode():
                 wrong.setdefault(version.decode("utf-8", "replace"), []).append(Path(fragment.path).name)
+            there = {*fragment.physical_schema.names, *ds.get_partition_keys(fragment.partition_expression)}
+            for column in common:
+                if column not in there:
+                    lacking.setdefault(column, []).append(Path(fragment.path).name)
             rows += fragment.metadata.num_rows
     except (pa.ArrowException, OSError) as error:
         raise unreadable(path, error) from error
@@ -194,6 +200,7 @@ def _judge_footers(path: str | os.PathLike[str], dataset: ds.Dataset) -> tuple[l
         f"contract version {shorten(version)} instead of {CONTRACT_VERSION}: {shorten(names)}"
         for version, names in wrong.items()
     ]
+    errors += [f"column `{column}` is missing in some files: {shorten(names)}" for column, names in lacking.items()]
     warnings = [f"the file does not say which contract version it follows: {shorten(silent)}"] if silent else []
     return errors, warnings, rows
 

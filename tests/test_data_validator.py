@@ -383,6 +383,23 @@ def test_a_profile_that_changes_between_files_is_found(tmp_path):
     assert "`profile` changes within 1 server(s)" in DataValidator().validate_file(tmp_path).errors[0]
 
 
+def test_a_column_that_only_some_files_lack_is_an_error(tmp_path):
+    write_contract(tmp_path / "1.parquet", sound_frame(2))
+    sound_frame(2, "2026-01-02T00:00:00Z").drop(columns="cpu_pct").to_parquet(tmp_path / "2.parquet")
+    expected = "column `cpu_pct` is missing in some files: ['2.parquet']"
+    assert expected in DataValidator().validate_file(tmp_path).errors
+    with pytest.raises(ContractError, match="cpu_pct"):
+        load_valid_frame(tmp_path)
+
+
+def test_a_column_may_be_told_by_the_folders_names(tmp_path):
+    for name, rows in sound_frame(4).groupby("profile"):
+        (tmp_path / f"profile={name}").mkdir()
+        rows.drop(columns="profile").to_parquet(tmp_path / f"profile={name}" / "a.parquet")
+    report = DataValidator().validate_file(tmp_path)
+    assert report.errors == [] and report.profiles == {"database": 1, "web_api": 1, "generic": 1}
+
+
 def test_faults_in_many_row_groups_are_added_up(tmp_path):
     frames = [sound_frame(2, f"2026-01-0{day}T00:00:00Z") for day in range(1, 6)]
     for value, frame in enumerate(frames):

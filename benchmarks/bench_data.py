@@ -1,0 +1,89 @@
+"""How long generating and validating take, and in how much memory: the real commands, process start included.
+
+python benchmarks/bench_data.py          # the default fleet: 90 servers, 720 hours, 777,600 rows
+python benchmarks/bench_data.py --large  # also ten times as many hours, to see that memory does not follow
+python benchmarks/bench_data.py --json   # one JSON object as the last line
+
+Budgets on 2 cores: below 3 s and 1 GB to generate, below 2 s to validate.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# In a process of its own: what its children used is then one command's.
+_MEASURE = """
+import json, resource, subprocess, sys, time
+begin = time.perf_counter()
+done = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL)
+seconds = time.perf_counter() - begin
+peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+print(json.dumps([done.returncode, seconds, peak / 1e6]))
+"""
+
+
+def measure(*command: str) -> tuple[float, float]:
+    """Seconds and peak MB of one command of main.py."""
+    done = subprocess.run(
+        [sys.executable, "-c", _MEASURE, sys.executable, str(ROOT / "main.py"), *command],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    code, seconds, peak_mb = json.loads(done.stdout)
+    if code != 0:
+        raise SystemExit(f"main.py {' '.join(command)} ended with exit code {code}")
+    return seconds, peak_mb
+
+
+def bench(hours: int, repeats: int) -> dict[str, float]:
+    """Best of several runs: other work on the machine only ever adds to it."""
+    rows = 90 * hours * 12
+    made, judged = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        for _ in range(repeats):
+            made.append(measure("generate", "--servers", "90", "--hours", str(hours), "--out_dir", folder))
+            judged.append(measure("validate", str(Path(folder) / "server_metrics.parquet")))
+        size_mb = (Path(folder) / "server_metrics.parquet").stat().st_size / 1e6
+    return {
+        f"seconds_{rows}_rows": round(min(seconds for seconds, _ in made), 3),
+        f"seconds_{rows}_rows_worst": round(max(seconds for seconds, _ in made), 3),
+        f"peak_mb_{rows}_rows": round(max(peak for _, peak in made), 1),
+        f"validate_seconds_{rows}_rows": round(min(seconds for seconds, _ in judged), 3),
+        f"validate_peak_mb_{rows}_rows": round(max(peak for _, peak in judged), 1),
+        f"file_mb_{rows}_rows": round(size_mb, 1),
+    }
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+    parser.add_argument("--large", action="store_true", help="also 7,776,000 rows")
+    parser.add_argument("--repeats", type=int, default=3, help="runs of which the best counts (3)")
+    options = parser.parse_args()
+    begin = time.perf_counter()
+    figures = bench(720, max(1, options.repeats))
+    if options.large:
+        figures |= bench(7200, 1)
+    figures["load_average_1min"] = round(os.getloadavg()[0], 2)
+    figures["benchmark_seconds"] = round(time.perf_counter() - begin, 1)
+    if options.json:
+        print(json.dumps(figures))
+    else:
+        for name, value in figures.items():
+            print(f"{name:<36} {value:>10,}")
+
+
+if __name__ == "__main__":
+    main()
