@@ -104,14 +104,6 @@ def _settings(**flags: Any) -> Settings:
     return load_settings(**flags)
 
 
-def _data_file(settings: Settings) -> Path:
-    """The data to read: `data_dir` itself if it is a file or a folder of Parquet, else our file in it."""
-    from tft_status import DATA_FILE
-
-    ours = settings.data_dir / DATA_FILE
-    return ours if ours.is_file() or not settings.data_dir.exists() else settings.data_dir
-
-
 def _stdout() -> Console:
     return Console(highlight=False)
 
@@ -308,7 +300,7 @@ def validate(
     validator = DataValidator()
     answer: dict[str, Any] = {}
     if path is not None or model_dir is None:
-        path = path or _data_file(_settings())
+        path = path or _settings().data_dir
         with _progress("Validating", quiet=as_json) as progress:
             answer["data"] = validator.validate_file(path, progress=progress).as_dict()
     if model_dir is not None:
@@ -371,7 +363,7 @@ def train(
     usual_epochs = chosen.pop("epochs")
     settings = _settings(**flags, **chosen)
     folder = learn(
-        _data_file(settings),
+        settings.data_dir,
         settings.models_dir,
         settings,
         epochs=epochs or usual_epochs,
@@ -409,7 +401,7 @@ def predict(
     from tft_predict import forecast_file, show_forecasts
 
     settings = _settings(data_dir=data)
-    answer = forecast_file(settings, model_dir or settings.models_dir / "latest", _data_file(settings), server)
+    answer = forecast_file(settings, model_dir or settings.models_dir / "latest", settings.data_dir, server)
     if out is not None:
         from common_utils import write_json
 
