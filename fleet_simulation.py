@@ -237,7 +237,7 @@ class FleetSimulator:
         memory += (self._target + 2 - memory) * full.level
         memory -= 0.45 * self._memory * recovery  # caches are cold after a restart
         capacity = self._disk * 3 + 700  # MB/s
-        disk = self._disk + self._disk_of_cpu * demand + self._disk_batch * batch
+        disk = self._disk + self._disk_of_cpu * np.maximum(demand, 0) + self._disk_batch * batch
         disk += np.where(maintained, 40, 0) + np.where(jobs.level * (ripple < 1) > 0, 130, 0)  # patches; checkpoints
         disk = disk * np.exp(disk_noise)
         disk += (0.93 * capacity - disk) * busy.level

@@ -125,6 +125,13 @@ def test_any_fleet_at_any_time_is_valid(servers, seed, minutes):
     assert DataValidator().validate_schema(frame) == (True, [], [])
 
 
+def test_rare_coincidences_of_a_large_fleet_stay_within_the_contract():
+    days = FleetSimulator(5000, MONDAY, 42).days()
+    for _ in range(4):
+        values = next(days).values
+        assert np.isfinite(values).all() and values.min() >= 0 and values[..., :2].max() <= 100
+
+
 def test_finer_rows_stray_around_the_same_steps():
     options = {"servers": 12, "hours": 24, "start": MONDAY + timedelta(minutes=7)}
     coarse = generate_frame(GeneratorOptions(**options))
