@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import copy
-import json
 import os
 import signal
 import socket
 import subprocess
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
-import httpx2
 import psutil
 import pytest
+from local_answers import LocalAnswers
 
 from data_contract import HORIZON_STEPS, HORIZONS, METRIC_COLUMNS
 from tft_demo_check import CheckError, check_alerts, check_path, check_predictions, check_status
@@ -211,39 +208,6 @@ def good_answers():
     }
 
 
-class Answers:
-    """A server that gives the answers it is told to."""
-
-    def __init__(self):
-        self.content = good_answers()
-        answers = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self):
-                body = json.dumps(answers.content.get(self.path)).encode()
-                self.send_response(200 if self.path in answers.content else 404)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, *_):
-                pass
-
-        self._server = HTTPServer(("127.0.0.1", 0), Handler)
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
-
-    def __enter__(self):
-        self._thread.start()
-        self.client = httpx2.Client(base_url=f"http://127.0.0.1:{self._server.server_port}", trust_env=False)
-        return self
-
-    def __exit__(self, *_):
-        self.client.close()
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
-
-
 CHECKS = {
     "predictions": lambda client: check_predictions(client, FLEET),
     "path": lambda client: check_path(client, "ppweb001"),
@@ -253,7 +217,7 @@ CHECKS = {
 
 
 def test_the_checks_pass_on_good_answers():
-    with Answers() as answers:
+    with LocalAnswers(good_answers()) as answers:
         for check in CHECKS.values():
             check(answers.client)
 
@@ -315,7 +279,5 @@ def wrong(path, *keys, value):
     ],
 )
 def test_a_check_says_what_is_wrong(check, content, said):
-    with Answers() as answers:
-        answers.content = content
-        with pytest.raises(CheckError, match=said):
-            CHECKS[check](answers.client)
+    with LocalAnswers(content) as answers, pytest.raises(CheckError, match=said):
+        CHECKS[check](answers.client)
