@@ -18,8 +18,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 
+from common_utils import iso_z
 from data_contract import METRIC_COLUMNS, REQUIRED_COLUMNS, ConfigurationError, DaemonError, DataFileError
 from data_validator import load_valid_frame
 from fleet_stream import StreamEvent, StreamResult, read_options, stream
@@ -329,6 +331,64 @@ def test_single_refused_rows_are_told_and_counted(fleet):
         result, events = play(fleet, url, hours=1, warmup_hours=0)
     told = [event for event in events if event.kind == "rejected"]
     assert len(told) == result.rejected > 0 and "cpu_pct is 140" in told[0].message
+
+
+@contextlib.contextmanager
+def real_daemon(folder: Path, port: int) -> Iterator[subprocess.Popen[str]]:
+    """The product's own daemon, without a model, with its history in `folder`."""
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "tft_inference.py"), "--daemon", "--port", str(port), "--model-dir", str(folder)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, "TFT_HISTORY_DIR": str(folder / "history")},
+    )
+    try:
+        assert process.stdout is not None
+        assert "Listening" in process.stdout.readline()
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.slow
+def test_the_product_s_daemon_killed_in_mid_stream_has_every_row_in_the_end(fleet, tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    posted, away, finished = threading.Event(), threading.Event(), threading.Event()
+
+    def live_twice() -> None:
+        with real_daemon(tmp_path, port) as process:
+            posted.wait(60)
+            process.send_signal(signal.SIGKILL)
+        away.wait(30)
+        with real_daemon(tmp_path, port):
+            finished.wait(120)
+
+    thread = threading.Thread(target=live_twice)
+    thread.start()
+
+    def note(event: StreamEvent) -> None:
+        if event.kind == "posted":
+            posted.set()
+        if event.kind == "away" and posted.is_set():
+            away.set()
+
+    try:
+        result = stream(fleet, url, 6000, hours=4, warmup_hours=8, on_event=note)  # a step every 50 ms
+        with httpx2.Client(base_url=url, trust_env=False) as client:
+            history = client.get("/status").json()["history"]
+    finally:
+        for event in (posted, away, finished):
+            event.set()
+        thread.join()
+    assert away.is_set() and result.outages >= 1 and result.rejected == 0
+    assert history["rows"] == 9 * 12 * 12 == result.accepted + result.duplicates
+    assert history["newest"] == iso_z(result.newest)
 
 
 # ---------------------------------------------------------------------------------------------------------- wrong input
