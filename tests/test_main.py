@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
+import socket
 import subprocess
 import sys
 from functools import cache
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from config import Settings
@@ -222,3 +225,115 @@ def test_scripts_take_the_options_of_their_command(script):
 def test_every_registered_command_reports_errors_the_same_way():
     assert {command.name for command in app.registered_commands} == set(COMMANDS)
     assert {command.cls for command in app.registered_commands} == {Command}
+
+
+# ------------------------------------------------------------------------------------------------ commands that do work
+def test_generate_validate_and_status_speak_json_and_agree(tmp_path):
+    made = run("generate", "--servers", "3", "--hours", "24", "--seed", "5", "--json", cwd=tmp_path)
+    assert made.returncode == 0, made.stderr
+    fleet = parse_only(made.stdout)
+    assert fleet["servers"] == 3 and fleet["rows"] == 3 * 288
+    judged = run("validate", "--json", cwd=tmp_path)
+    assert judged.returncode == 0, judged.stderr
+    assert parse_only(judged.stdout)["data"]["rows"] == fleet["rows"]
+    status = parse_only(run("status", "--json", cwd=tmp_path).stdout)
+    assert (status["data"]["ok"], status["data"]["servers"]) == (True, 3)
+
+
+@pytest.mark.parametrize("flag", ["--out_dir", "--output"])
+def test_both_spellings_of_the_output_folder_are_taken_and_the_same_seed_makes_the_same_fleet(tmp_path, flag):
+    start = ("--start", "2026-01-05T00:00:00Z", "--hours", "24", "--servers", "2", "--seed", "9")
+    for folder in ("one", "two"):
+        done = run("generate", *start, flag, folder, cwd=tmp_path)
+        assert done.returncode == 0 and "576 rows of 2 servers, 2026-01-05T00:00:00Z" in done.stdout, done.stderr
+    frames = [pd.read_parquet(tmp_path / folder / "server_metrics.parquet") for folder in ("one", "two")]
+    assert frames[0].equals(frames[1])
+
+
+def test_invalid_data_is_told_in_full_and_exits_with_1_and_strict_counts_warnings(tmp_path):
+    frame = pd.DataFrame(
+        {
+            "timestamp": pd.to_datetime(["2026-01-05T00:00:00", "2026-01-05T00:05:00"]),
+            "server_name": "ppweb001",
+            **dict.fromkeys(("cpu_pct", "mem_pct", "disk_io_mb_s", "latency_ms"), 1.0),
+            "state": "healthy",
+            "profile": "web_api",
+        }
+    )
+    frame.to_parquet(tmp_path / "naive.parquet")
+    loose, strict = (run("validate", "naive.parquet", *flags, cwd=tmp_path) for flags in ([], ["--strict"]))
+    assert (loose.returncode, strict.returncode) == (0, 1)
+    assert "no time zone" in loose.stdout and "Traceback" not in strict.stderr
+    frame.assign(cpu_pct=140.0, state="sleepy").to_parquet(tmp_path / "wrong.parquet")
+    wrong = run("validate", "wrong.parquet", "--json", cwd=tmp_path)
+    assert wrong.returncode == 1
+    errors = " ".join(parse_only(wrong.stdout)["data"]["errors"])
+    assert "140" in errors and "sleepy" in errors
+
+
+def test_import_reports_what_it_did_to_people_and_programs(tmp_path):
+    (tmp_path / "host.csv").write_text(
+        "timestamp,server_name,cpu_pct,mem_pct\n"
+        "2026-01-05T00:00:00Z,alpha,140,50\n2026-01-05T00:05:00Z,alpha,20,51\n2026-01-05T00:05:00Z,alpha,20,51\n"
+    )
+    shown = run("import", "host.csv", "--preset", "contract", "--out_dir", "a", cwd=tmp_path)
+    assert shown.returncode == 0, shown.stderr
+    assert "Imported 1 file" in shown.stdout and "duplicate" in shown.stdout
+    done = run("import", "host.csv", "--preset", "contract", "--out_dir", "b", "--json", cwd=tmp_path)
+    report = parse_only(done.stdout)
+    assert (report["rows_in"], report["rows_out"], report["servers"]) == (3, 2, 1)
+    assert run("import", "host.csv", "--preset", "no-such", cwd=tmp_path).returncode == 1
+    assert "bitbrains" in run("import", "--list-presets").stdout.split()
+    assert "bitbrains" in parse_only(run("import", "--list-presets", "--json").stdout)
+
+
+@pytest.mark.slow
+def test_train_prints_json_alone_and_settings_win_over_the_preset(fleet_file, tmp_path):
+    small = {"TFT_HIDDEN_SIZE": "8", "TFT_ENCODER_STEPS": "24", "TFT_BATCH_SIZE": "32", "TFT_WINDOWS_PER_EPOCH": "128"}
+    arguments = ("--data", str(fleet_file), "--epochs", "1", "--preset", "quick", "--json")
+    done = run("train", *arguments, cwd=tmp_path, **small)
+    assert done.returncode == 0, done.stderr
+    info = parse_only(done.stdout)
+    assert Path(info["model_dir"]).parent == Path("models") and (tmp_path / "models" / "latest").is_dir()
+    windows = {key: info["hyperparameters"][key] for key in ("windows_per_epoch", "validation_windows", "epochs")}
+    assert windows == {"windows_per_epoch": 128, "validation_windows": 1_024, "epochs": 1}
+    judged = run("validate", "--model-dir", "models/latest", "--json", cwd=tmp_path)
+    assert judged.returncode == 0 and parse_only(judged.stdout)["model"]["is_valid"]
+
+
+def test_a_broken_model_folder_is_not_valid(tmp_path):
+    (tmp_path / "model").mkdir()
+    done = run("validate", "--model-dir", "model", cwd=tmp_path)
+    assert done.returncode == 1 and "model.safetensors" in done.stdout and "not valid" in done.stdout
+
+
+def test_ctrl_c_stops_a_stream_that_waits_for_its_daemon(tmp_path):
+    assert run("generate", "--servers", "1", "--hours", "24", cwd=tmp_path).returncode == 0
+    waiting = subprocess.Popen(
+        [sys.executable, str(ROOT / "main.py"), "generate", "--stream", "--url", "http://127.0.0.1:9"],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        said = ""
+        for line in waiting.stderr:
+            said += line
+            if "Waiting for the daemon" in line:
+                break
+        waiting.send_signal(signal.SIGINT)
+        said += waiting.stderr.read()
+        assert waiting.wait(30) == 130
+    finally:
+        waiting.stderr.close()
+        waiting.kill()
+        waiting.wait()
+    assert "Stopped; nothing was posted." in said and "Traceback" not in said
+
+
+def test_a_dashboards_port_that_is_in_use_is_refused(tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        done = run("dashboard", "--port", str(taken.getsockname()[1]), cwd=tmp_path)
+    assert done.returncode == 1 and "is in use" in done.stderr and "--port" in done.stderr
