@@ -7,12 +7,14 @@ a message is shown as it is written. Knows nothing of HTTP.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
 import jinja2
+import markupsafe
 import pandas as pd
 import streamlit as st
 
@@ -64,6 +66,7 @@ def _environment() -> jinja2.Environment:
         metric=shape.metric_text,
         probability=shape.probability_text,
         profile=shape.profile_text,
+        prose=_prose,
         risk=shape.risk_text,
         servers=shape.servers_text,
         state=shape.state_text,
@@ -79,6 +82,11 @@ def _environment() -> jinja2.Environment:
         NOT_REPORTED=shape.NOT_REPORTED,
     )
     return environment
+
+
+def _prose(words: str) -> markupsafe.Markup:
+    """Escaped text in which what stands between backticks is set as code."""
+    return markupsafe.Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(markupsafe.escape(words))))  # noqa: S704
 
 
 def _draw(template: str, **content: Any) -> None:
@@ -351,7 +359,7 @@ def render_advanced(snapshot: Snapshot, settings: Settings, refresh_seconds: flo
         names = [str(name) for name in status["unknown_servers"].get("names", [])]
         cards["Daemon"] = {
             "Version": status["version"],
-            "Started": iso_z(status["started_at"]),
+            "Started": iso_z(status["started_at"].replace(microsecond=0)),
             "Up for": shape.duration_text(status["uptime_seconds"] / 60),
             "Servers": status["servers"],
             "New to the model": status["unknown_servers"].get("count"),

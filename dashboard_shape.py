@@ -312,8 +312,10 @@ def headline(fleet: Fleet, alerts: AlertsAnswer | None, most: int = 3) -> Headli
     troubled = servers[servers["critical_now"]].sort_values("risk", ascending=False)
     level: Level
     if counts["critical"]:
-        when = "critical now or likely to exceed a limit" if len(troubled) else "likely to exceed a limit"
-        level, text = "critical", f"{counts['critical']} of {servers_text(total)} {when} within 8 hours"
+        when = "likely to exceed a limit within 8 hours"
+        if len(troubled):
+            when = "critical now" + (f" or {when}" if len(troubled) < counts["critical"] else "")
+        level, text = "critical", f"{counts['critical']} of {servers_text(total)} {when}"
     elif counts["watch"]:
         level, text = "watch", f"{counts['watch']} of {servers_text(total)} to watch in the next 8 hours"
     elif counts["healthy"]:

@@ -11,10 +11,17 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
+from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
 
-PANELS = ("overview", "heatmap", "top", "historical", "advanced")
-SIZES = {"desktop": (1280, 860), "phone": (390, 844)}
+PANELS = {  # panel → name of its picture
+    "overview": "overview",
+    "heatmap": "heatmap",
+    "top": "top_servers",
+    "historical": "historical",
+    "advanced": "advanced",
+}
+SIZES = {"": (1280, 860), "_phone": (390, 844)}
 CHROMIUM = "/usr/bin/chromium"
 FLAGS = ("--no-sandbox", "--disable-background-networking", "--disable-component-update", "--disable-sync")
 
@@ -23,9 +30,9 @@ def take(browser: Browser, url: str, out_dir: Path, scheme: Literal["light", "da
     """Save one picture per panel and size; the desktop ones show the whole page, at most 1,600 pixels of it."""
     parts = urlsplit(url)
     saved = []
-    for device, (width, height) in SIZES.items():
+    for suffix, (width, height) in SIZES.items():
         page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
-        for panel in PANELS:
+        for panel, name in PANELS.items():
             query = urlencode({**dict(parse_qsl(parts.query)), "panel": panel})
             page.goto(urlunsplit(parts._replace(query=query)))
             page.wait_for_selector(".tf-strip")
@@ -35,8 +42,10 @@ def take(browser: Browser, url: str, out_dir: Path, scheme: Literal["light", "da
             tall = page.evaluate("document.querySelector('.stMainBlockContainer').scrollHeight")
             page.set_viewport_size({"width": width, "height": min(max(tall, height), 1_600)})
             page.wait_for_timeout(400)
-            target = out_dir / f"{panel}_{device}.png"
+            target = out_dir / f"{name}{suffix}.png"
             page.screenshot(path=target)
+            with Image.open(target) as picture:  # 256 colours are enough, at a third of the size
+                picture.convert("RGB").quantize(256).save(target, optimize=True)
             saved.append(target)
             page.set_viewport_size({"width": width, "height": height})
         page.close()

@@ -1,0 +1,237 @@
+"""The dashboard in a real browser: Streamlit's own process, Chromium, and the daemon's answers over a real socket."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+import uvicorn
+from recorded_daemon import HOSTILE_NAME, RecordedDaemon
+
+from dashboard_view import PANELS
+
+CHROMIUM = Path("/usr/bin/chromium")
+ROOT = Path(__file__).parents[1]
+FLAGS = (
+    "--no-sandbox",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-gpu",
+    "--no-first-run",
+)
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(not CHROMIUM.exists(), reason=f"no Chromium at {CHROMIUM}: apt-get install chromium"),
+]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class RealServer:
+    """The recorded answers over a real socket; it can be stopped and started again on the same port."""
+
+    def __init__(self, daemon: RecordedDaemon) -> None:
+        self.daemon = daemon
+        self.port = free_port()
+        self._server: uvicorn.Server | None = None
+        self._thread: threading.Thread | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        self._server = uvicorn.Server(
+            uvicorn.Config(
+                self.daemon.app, host="127.0.0.1", port=self.port, log_level="error", ws="none", lifespan="off"
+            )
+        )
+        self._thread = threading.Thread(target=self._server.run, daemon=True)
+        self._thread.start()
+        wait_for_http(f"{self.url}/status")
+
+    def stop(self) -> None:
+        if self._server is not None and self._thread is not None:
+            self._server.should_exit = True
+            self._server.force_exit = True
+            self._thread.join(timeout=20)
+            self._server = None
+
+
+def wait_for_http(url: str, seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            if httpx2.get(url, trust_env=False).status_code == 200:
+                return
+        except httpx2.HTTPError:
+            pass
+        time.sleep(0.1)
+    raise AssertionError(f"{url} does not answer")
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RealServer]:
+    real = RealServer(RecordedDaemon())
+    real.start()
+    yield real
+    real.stop()
+
+
+@pytest.fixture(scope="module")
+def dashboard(server: RealServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of a running `streamlit run tft_dashboard_web.py`."""
+    port = free_port()
+    log = tmp_path_factory.mktemp("streamlit") / "log.txt"
+    environment = {**os.environ, "TFT_DAEMON_URL": server.url, "TFT_REFRESH_SECONDS": "1"}
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "streamlit", "run", "tft_dashboard_web.py", "--server.port", str(port)],
+            cwd=ROOT,
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        wait_for_http(f"http://127.0.0.1:{port}/_stcore/health")
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(timeout=20)
+    assert "Traceback" not in log.read_text()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=str(CHROMIUM), args=list(FLAGS))
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def page(browser: Any) -> Iterator[Any]:
+    context = browser.new_context(viewport={"width": 1280, "height": 860})
+    opened = context.new_page()
+    opened.set_default_timeout(60_000)
+    yield opened
+    context.close()
+
+
+def settled(page: Any, panel: str) -> None:
+    """Wait until the panel is drawn and its chart, if it has one, too."""
+    page.locator(".tf-strip").wait_for()
+    page.get_by_role("radio", name=PANELS[panel], checked=True).wait_for()
+    if panel == "historical":
+        page.locator(".js-plotly-plot .main-svg").first.wait_for()
+    page.wait_for_timeout(500)
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
+def test_no_panel_overflows_sideways_or_shows_an_exception(
+    browser: Any, dashboard: str, width: int, scheme: str, tmp_path: Path
+) -> None:
+    context = browser.new_context(viewport={"width": width, "height": 860}, color_scheme=scheme)
+    page = context.new_page()
+    page.set_default_timeout(60_000)
+    faults: list[str] = []
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    for panel in PANELS:
+        page.goto(f"{dashboard}/?panel={panel}")
+        settled(page, panel)
+        page.screenshot(path=tmp_path / f"{panel}.png", full_page=True)
+        assert page.locator("[data-testid=stException], [data-testid=stAlert]").count() == 0
+        content, shown = page.evaluate(
+            "[document.querySelector('[data-testid=stMain]').scrollWidth, document.documentElement.clientWidth]"
+        )
+        assert content <= shown, f"{panel} is {content} px wide on a screen of {shown} px"
+        # Every panel can be reached without scrolling sideways.
+        last = page.get_by_role("radio", name="Advanced").bounding_box()
+        assert last["x"] + last["width"] <= width
+    assert not faults
+    context.close()
+
+
+def test_a_hostile_server_name_is_text_and_runs_nothing(page: Any, dashboard: str) -> None:
+    dialogs: list[str] = []
+    page.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
+    for panel in PANELS:
+        page.goto(f"{dashboard}/?panel={panel}")
+        settled(page, panel)
+        if panel != "historical":
+            page.get_by_text(HOSTILE_NAME).first.wait_for()
+        assert page.locator("img[src=x]").count() == 0
+    assert not dialogs
+
+
+def test_a_cell_of_the_heatmap_leads_to_its_servers_history(page: Any, dashboard: str) -> None:
+    page.goto(f"{dashboard}/?panel=heatmap")
+    page.locator(".tf-cells a", has_text="ppdb001").click()
+    settled(page, "historical")
+    assert "server=ppdb001" in page.url
+    page.get_by_text("Memory risk 0.50 Watch").wait_for()
+
+
+def test_choices_are_kept_in_the_address_and_a_link_shows_them_again(browser: Any, page: Any, dashboard: str) -> None:
+    page.goto(dashboard)
+    page.get_by_role("radio", name="Heatmap").click()
+    page.get_by_role("radio", name="Memory").click()
+    page.get_by_text("Memory, now").wait_for()
+    page.wait_for_url("**/?panel=heatmap&fill=mem_pct&at=now")
+    other = browser.new_context().new_page()
+    other.goto(page.url)
+    other.get_by_text("Memory, now").wait_for(timeout=60_000)
+    other.context.close()
+
+
+def test_a_refresh_brings_new_forecasts_without_a_reload_and_keeps_the_choice(
+    page: Any, dashboard: str, server: RealServer
+) -> None:
+    page.goto(f"{dashboard}/?panel=top&by=mem_pct")
+    page.get_by_text("by Memory").wait_for()
+    page.evaluate("window.notReloaded = true")
+    before = server.daemon.answers["/predictions/current"]
+    body = server.daemon.body("/predictions/current")
+    body["predictions"][0]["current"]["mem_pct"] = 77.0
+    server.daemon.answers["/predictions/current"] = (200, body)
+    try:
+        page.get_by_text("77 %").wait_for()
+    finally:
+        server.daemon.answers["/predictions/current"] = before
+    assert page.evaluate("window.notReloaded")
+    assert page.get_by_text("by Memory").is_visible()
+
+
+def test_a_daemon_that_goes_and_comes_back_is_said_to_have_gone_and_is_shown_again(
+    page: Any, dashboard: str, server: RealServer
+) -> None:
+    page.goto(dashboard)
+    page.locator(".tf-badge", has_text="Connected").wait_for()
+    server.stop()
+    try:
+        page.get_by_text(f"No daemon answers at {server.url}.").wait_for()
+        page.get_by_role("button", name="Critical").click()
+        page.get_by_text("These are not your servers.").wait_for()
+        assert page.get_by_text("DEMO DATA").count() >= 2
+    finally:
+        server.start()
+    page.locator(".tf-badge", has_text="Connected").wait_for()
+    page.get_by_text("DEMO DATA").first.wait_for(state="detached")
+    page.get_by_text("ppweb002").first.wait_for()
