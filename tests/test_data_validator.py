@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -629,3 +630,25 @@ def test_strict_refusal_of_a_model_names_everything(model_folder):
         DataValidator(strict=True).validate_model_compatibility(model_folder)
     for part in ("config.json", "0.9.0", "Why it matters", "To fix it", "Docs/MODEL_FOLDER.md"):
         assert part in str(caught.value)
+
+
+# --------------------------------------------------------------------------------------------------------- real fleets
+
+
+@pytest.mark.skipif("TFT_REAL_DATA" not in os.environ, reason="TFT_REAL_DATA names no folder of real fleets")
+def test_the_faults_of_a_real_fleet_are_counted_exactly(tmp_path):
+    frame = pd.read_parquet(Path(os.environ["TFT_REAL_DATA"]) / "bitbrains_rnd_small_40vms_2013-08.parquet")
+    frame = frame.assign(latency_ms=np.nan, state="healthy", profile="generic")
+    frame.to_parquet(tmp_path / "a.parquet", row_group_size=50_000)
+    report = DataValidator().validate_file(tmp_path / "a.parquet")
+    assert (report.rows, report.servers) == (len(frame), 40)
+    above = frame[frame["cpu_pct"] > 100]
+    (error,) = report.errors
+    assert f"`cpu_pct` is above 100 % in {len(above):,} rows, e.g. {above['cpu_pct'].max()!s}" in error
+    assert report.missing["mem_pct"] == frame["mem_pct"].isna().sum() and report.missing["latency_ms"] == len(frame)
+    assert sorted(warning.split()[0] for warning in report.warnings) == [
+        "`latency_ms`",
+        "`timestamp`",
+        "columns",
+        "the",
+    ]
