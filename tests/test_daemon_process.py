@@ -111,9 +111,12 @@ def daemon(folder: Path, model_dir: Path, *arguments: str, **environment: str) -
         process.end()
 
 
-def run_to_the_end(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run_to_the_end(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(ROOT / "tft_inference.py"), "--daemon", *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=START_SECONDS, check=False)
+    settings = {**os.environ, **environment}
+    return subprocess.run(
+        command, cwd=folder, env=settings, capture_output=True, text=True, timeout=START_SECONDS, check=False
+    )
 
 
 def wait_for(answer: Callable[[], Any], seconds: float = 60.0) -> Any:
@@ -303,7 +306,8 @@ def test_a_data_file_is_served_without_a_live_feed(tmp_path: Path, tiny_model_di
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
-        (["--host", "0.0.0.0"], 1, "other machines"),
+        (["--host", "0.0.0.0"], 1, "TFT_ALLOW_OPEN_BIND"),
+        (["--host", "::"], 1, "TFT_ALLOW_OPEN_BIND"),
         (["--data", "absent.parquet"], 1, "absent.parquet"),
         (["--port", "70000"], 2, "65535"),
         (["--no-such-option"], 2, "--no-such-option"),
@@ -314,6 +318,18 @@ def test_what_keeps_it_from_starting_is_told(tmp_path: Path, arguments: list[str
     assert ended.returncode == code and says in ended.stderr and "Traceback" not in ended.stderr
     if code == 1:
         assert all(part in ended.stderr for part in ("Why it matters", "To fix it", "More information"))
+
+
+def test_an_address_that_is_not_this_machines_is_told(tmp_path: Path) -> None:
+    ended = run_to_the_end(tmp_path, "--host", "192.0.2.1", TFT_ALLOW_OPEN_BIND="true")
+    assert ended.returncode == 1 and "cannot listen on 192.0.2.1" in ended.stderr and "To fix it" in ended.stderr
+
+
+def test_with_leave_it_listens_to_the_network(tmp_path: Path) -> None:
+    arguments = ("--host", "0.0.0.0")
+    with daemon(tmp_path, tmp_path / "no_model", *arguments, TFT_ALLOW_OPEN_BIND="true") as process:
+        process.client.base_url = process.url.replace("0.0.0.0", "127.0.0.1")
+        assert process.get("/livez") == {"status": "ok"}
 
 
 def test_a_second_daemon_on_the_same_port_or_history_is_refused(tmp_path: Path) -> None:

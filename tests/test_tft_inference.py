@@ -6,7 +6,6 @@ import gzip
 import json
 import re
 import shutil
-import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -40,12 +39,11 @@ from data_contract import (
     TIMESTAMP,
     VALID_STATES,
     ContractError,
-    DaemonError,
     DataFileError,
 )
 from data_validator import DataValidator
 from tft_forecaster import Forecaster
-from tft_inference import create_app, serve
+from tft_inference import create_app
 
 NOW = floor_to_step(utc_now(), 5)
 UNKNOWN = "mail.example.org"
@@ -663,8 +661,8 @@ def test_a_data_file_that_cannot_be_used_stops_the_start_and_leaves_the_store_fr
         (write_fleet(tmp_path / "bad.parquet", bad), ContractError),
         (no_time, ContractError),
     ):
-        with pytest.raises(error):
-            serve(quick, tmp_path / "none", "127.0.0.1", 0, path)
+        with pytest.raises(error), running(quick, tmp_path / "none", path):
+            pass
     with running(quick, tmp_path / "none") as client:
         assert client.get("/status").json()["history"]["rows"] == 0
 
@@ -736,27 +734,6 @@ def test_websockets_are_bounded_and_closed_to_pages_of_other_sites(quick: Settin
         wait_for(lambda: not client.app.state.daemon.stream._clients)
         with client.websocket_connect("/ws/predictions") as again:
             assert again.receive_json()["type"] == "predictions"
-
-
-# ------------------------------------------------------------------------------------------------------------- starting
-def test_a_port_in_use_is_an_error_of_ours(quick: Settings, tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as other:
-        port = other.getsockname()[1]
-        with pytest.raises(DaemonError, match=str(port)) as caught:
-            serve(quick, tmp_path / "none", "127.0.0.1", port)
-    assert "--port" in caught.value.fix and caught.value.document == "Docs/DAEMON.md"
-
-
-@pytest.mark.parametrize("host", ["0.0.0.0", "::"])
-def test_an_address_open_to_the_network_is_refused_without_leave(quick: Settings, tmp_path: Path, host: str) -> None:
-    with pytest.raises(DaemonError, match="other machines") as caught:
-        serve(quick, tmp_path / "none", host, 0)
-    assert "TFT_ALLOW_OPEN_BIND" in caught.value.fix
-
-
-def test_an_address_that_is_not_ours_is_an_error_of_ours(quick: Settings, tmp_path: Path) -> None:
-    with pytest.raises(DaemonError, match="cannot listen"):
-        serve(quick, tmp_path / "none", "no-such-host.invalid", 0)
 
 
 # ---------------------------------------------------------------------------------------------------------- single rows
