@@ -285,6 +285,7 @@ def _verify(daemon_url: str, dashboard_url: str, fleet: Fleet, console: Console)
             why="What the demo shows could not be trusted.",
             fix=f"See what the parts said in {LOGS}/.",
         )
+    console.print("All checks passed; stopping.")
 
 
 def read_json(path: Path) -> dict[str, Any]:
