@@ -9,7 +9,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -20,28 +20,21 @@ import pytest
 from conftest import FLEET, make_fleet, write_fleet
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
-from hypothesis import given
-from hypothesis import settings as hypothesis_settings
-from hypothesis import strategies as st
 from starlette.websockets import WebSocketDisconnect
 
 import daemon_schemas as schemas
 from common_utils import floor_to_step, utc_now
 from config import Settings
-from daemon_problems import RequestError
-from daemon_rows import LARGEST_VALUE, RowLimits, judge_rows, rows_of_body
+from daemon_rows import LARGEST_VALUE
 from data_contract import (
     METRIC_COLUMNS,
     MODEL_WEIGHTS,
-    REQUIRED_COLUMNS,
     SERVER_NAME,
     STATE,
     TIMESTAMP,
-    VALID_STATES,
     ContractError,
     DataFileError,
 )
-from data_validator import DataValidator
 from tft_forecaster import Forecaster
 from tft_inference import create_app
 
@@ -734,61 +727,6 @@ def test_websockets_are_bounded_and_closed_to_pages_of_other_sites(quick: Settin
         wait_for(lambda: not client.app.state.daemon.stream._clients)
         with client.websocket_connect("/ws/predictions") as again:
             assert again.receive_json()["type"] == "predictions"
-
-
-# ---------------------------------------------------------------------------------------------------------- single rows
-LIMITS = RowLimits(
-    datetime(2026, 6, 1, tzinfo=timezone.utc), datetime(2026, 1, 1, tzinfo=timezone.utc), 50, lambda _: None
-)
-
-plain_json = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=300),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
-    max_leaves=5,
-)
-nearly_valid = st.fixed_dictionaries(
-    {
-        "timestamp": st.sampled_from(["2026-01-05T10:00:00Z", "2026-01-05", "2027-01-01T00:00:00Z"]) | plain_json,
-        "server_name": st.sampled_from(["ppweb001", "ppdb001"]) | st.text(max_size=300),
-    },
-    optional={
-        **{column: st.none() | st.floats(0, 100) | st.integers() | plain_json for column in METRIC_COLUMNS},
-        "state": st.sampled_from(VALID_STATES) | plain_json,
-        "profile": st.just("database") | plain_json,
-    },
-)
-
-
-@hypothesis_settings(max_examples=150, deadline=None)
-@given(st.lists(nearly_valid | plain_json, max_size=8))
-def test_whatever_is_sent_what_is_accepted_obeys_the_contract(rows: list[Any]) -> None:
-    judged = judge_rows(rows, LIMITS)
-    assert len(judged.frame) + judged.rejected == len(rows)
-    assert len(judged.rejections) == judged.rejected
-    assert json.dumps(judged.rejections).encode() and all(each["what"] for each in judged.rejections)
-    assert list(judged.frame.columns) == list(REQUIRED_COLUMNS)
-    if len(judged.frame):
-        one_each = judged.frame.drop_duplicates([TIMESTAMP, SERVER_NAME]).drop_duplicates(SERVER_NAME)
-        valid, errors, _ = DataValidator().validate_schema(one_each)
-        assert valid, errors
-        assert judged.frame[TIMESTAMP].between(LIMITS.earliest, LIMITS.latest).all()
-
-
-def test_times_of_every_zone_become_utc() -> None:
-    texts = ["2026-03-01T12:00:00Z", "2026-03-01T12:00:00", "2026-03-01T14:00:00+02:00", "2026-03-01T12:00:00.000z"]
-    frame = judge_rows([row(f"host{k}", text) for k, text in enumerate(texts)], LIMITS).frame
-    assert len(set(frame[TIMESTAMP])) == 1 and str(frame[TIMESTAMP].dt.tz) == "UTC"
-
-
-def test_a_body_of_too_many_rows_is_refused_before_any_is_judged() -> None:
-    with pytest.raises(RequestError, match="3 rows; 2 are taken"):
-        rows_of_body(b"[1, 2, 3]", 2)
-
-
-def test_times_before_1970_are_refused_though_nothing_is_kept_yet() -> None:
-    limits = RowLimits(LIMITS.latest, None, 50, lambda _: None)
-    judged = judge_rows([row(moment="1969-12-31T23:59:59Z"), row(moment="1970-01-01T00:00:00Z")], limits)
-    assert len(judged.frame) == 1 and "before 1970" in judged.rejections[0]["what"]
 
 
 # --------------------------------------------------------------------------------------------------------- the document
