@@ -30,6 +30,10 @@ from fleet_grid import DAY_STEPS, N_METRICS, FleetGrid
 # At least p02, the nine deciles and p98; the median must be in the middle (see tft_model.ordered_quantiles).
 QUANTILES: tuple[float, ...] = (0.02, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.98)
 
+# Where a forecast may start from: the level of the last half hour, the same time of the day before, the day's median.
+ANCHORS = ("recent", "day_ago", "median")
+RECENT_STEPS = 6
+
 # Weight of the fleet's typical spread against a window's own, in observed steps: one hour. A server that was heard of
 # only minutes ago gets a usable scale, and one that never moves does not get a scale of zero.
 PRIOR_STEPS = 12
@@ -198,6 +202,8 @@ class Windows:
         Scaled true values, NaN where unknown.
     past : Tensor, (batch, history, n_metrics)
         What was measured before the origin, in units; NaN where nothing was.
+    anchors : Tensor, (batch, horizon, n_metrics, len(ANCHORS))
+        Scaled naive forecasts, between which the network chooses where its quantiles start from.
     """
 
     inputs: dict[str, Tensor]
@@ -205,6 +211,7 @@ class Windows:
     observed: Tensor
     labels: Tensor
     past: Tensor
+    anchors: Tensor
 
     def to(self, device: torch.device) -> Windows:
         """The same batch on another device."""
@@ -214,6 +221,7 @@ class Windows:
             self.observed.to(device),
             self.labels.to(device),
             self.past.to(device),
+            self.anchors.to(device),
         )
 
     @property
@@ -222,11 +230,8 @@ class Windows:
 
         Both (batch, horizon, n_metrics), in units; NaN where the past holds no such value.
         """
-        position = torch.arange(1, self.past.size(1) + 1)[:, None] * torch.isfinite(self.past)
-        newest = position.max(dim=1, keepdim=True).values  # 0 where nothing was ever seen
-        last = torch.gather(self.past, 1, (newest - 1).clamp_min(0)).masked_fill(newest == 0, float("nan"))
         day_ago = self.past[:, self.past.size(1) - DAY_STEPS :][:, :HORIZON_STEPS]
-        return last.expand(-1, HORIZON_STEPS, -1), day_ago
+        return _last_seen(self.past)[:, None].expand(-1, HORIZON_STEPS, -1), day_ago
 
 
 @dataclass(frozen=True)
@@ -308,7 +313,8 @@ def gather_windows(
         "encoder_lengths": torch.full((batch,), encoder),
         "decoder_lengths": torch.full((batch,), HORIZON_STEPS),
     }
-    return Windows(inputs, scale, observed=n_observed > 0, labels=scale.scaled(window[:, history:]), past=past)
+    labels = scale.scaled(window[:, history:])
+    return Windows(inputs, scale, n_observed > 0, labels, past, _anchors(past, scale, day_ago[:, encoder:]))
 
 
 def _window_scale(day: Tensor, spec: FeatureSpec) -> tuple[Scale, Tensor]:
@@ -328,6 +334,25 @@ def _window_scale(day: Tensor, spec: FeatureSpec) -> tuple[Scale, Tensor]:
     prior = torch.tensor(spec.prior_scale, dtype=day.dtype)
     spread = (deviation + PRIOR_STEPS * prior) / (n_observed + PRIOR_STEPS)
     return Scale(center, spread.clamp_min(_SMALLEST_SCALE)), n_observed
+
+
+def _last_seen(past: Tensor) -> Tensor:
+    """Newest value of (batch, steps, n_metrics) that is there, (batch, n_metrics); NaN if there is none."""
+    position = torch.arange(1, past.size(1) + 1, device=past.device)[:, None] * torch.isfinite(past)
+    newest = position.max(dim=1, keepdim=True).values  # 0 where nothing was ever seen
+    return torch.gather(past, 1, (newest - 1).clamp_min(0)).masked_fill(newest == 0, float("nan"))[:, 0]
+
+
+def _anchors(past: Tensor, scale: Scale, day_ago: Tensor) -> Tensor:
+    """Naive forecasts in scaled space, in the order of `ANCHORS`; the window's median where one is not known.
+
+    Real servers are often best forecast by "same as now", generated and busy ones by the day before. A network that
+    has to learn such a level from its inputs needs many more windows than one that only has to weigh them.
+    """
+    recent = torch.nanmedian(past[:, -RECENT_STEPS:], dim=1).values
+    recent = torch.where(torch.isfinite(recent), recent, _last_seen(past))
+    recent = torch.nan_to_num(scale.scaled(recent[:, None])).expand_as(day_ago)
+    return torch.stack([recent, day_ago, torch.zeros_like(day_ago)], dim=-1)
 
 
 def _level(center: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from torch.nn import functional
 
 from data_contract import METRIC_COLUMNS
 from tft_features import (
+    ANCHORS,
     CATEGORICALS,
     DECODER_REALS,
     ENCODER_CATEGORICALS,
@@ -29,6 +30,7 @@ from tft_features import (
     STATIC_CATEGORICALS,
     STATIC_REALS,
     FeatureSpec,
+    Windows,
 )
 
 # Finite in half precision, and far enough below any score that the softmax gives 0.
@@ -389,7 +391,7 @@ def network_arguments(spec: FeatureSpec, config: NetworkConfig) -> dict[str, Any
         "dropout": config.dropout,
         "attention_head_size": config.attention_heads,
         "hidden_continuous_size": config.hidden_continuous_size,
-        "output_size": [n_quantiles] * n_metrics,
+        "output_size": [n_quantiles + len(ANCHORS)] * n_metrics,
         "loss": MultiLoss([QuantileLoss(list(spec.quantiles)) for _ in METRIC_COLUMNS]),
         "logging_metrics": nn.ModuleList(),
         "max_encoder_length": spec.encoder_steps,
@@ -417,6 +419,13 @@ def build_network(spec: FeatureSpec, config: NetworkConfig) -> FastTemporalFusio
         return FastTemporalFusionTransformer(**network_arguments(spec, config))
 
 
-def forecast_scaled(network: Any, inputs: dict[str, Tensor]) -> Tensor:
-    """Ordered quantiles in scaled space, (batch, horizon, n_metrics, n_quantiles)."""
-    return ordered_quantiles(torch.stack(network(inputs).prediction, dim=2))
+def forecast_scaled(network: Any, windows: Windows) -> Tensor:
+    """Quantiles in scaled space, (batch, horizon, n_metrics, n_quantiles), never decreasing along the last axis.
+
+    The network's outputs per metric and step are quantiles relative to an anchor, and one logit per anchor: the anchor
+    is the mean of the window's naive forecasts, weighed by the network itself.
+    """
+    raw = torch.stack(network(windows.inputs).prediction, dim=2)
+    n_quantiles = raw.size(-1) - len(ANCHORS)
+    anchor = (torch.softmax(raw[..., n_quantiles:], dim=-1) * windows.anchors).sum(dim=-1, keepdim=True)
+    return anchor + ordered_quantiles(raw[..., :n_quantiles])

@@ -382,7 +382,7 @@ def validation_scores(network: Any, validation: WindowBatches) -> dict[str, Any]
     low, middle, high = (spec.quantiles.index(q) for q in (0.1, 0.5, 0.9))
     rows: list[Tensor] = []
     for windows in validation:
-        forecast = windows.scale.units(forecast_scaled(network, windows.inputs))
+        forecast = windows.scale.units(forecast_scaled(network, windows))
         truth = windows.scale.units(windows.labels[..., None])[..., 0]
         last, day_ago = windows.naive
         inside = ((truth >= forecast[..., low]) & (truth <= forecast[..., high])).to(truth)

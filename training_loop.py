@@ -72,7 +72,7 @@ class ForecastTask(pl.LightningModule):
         self._quantiles = torch.tensor(spec.quantiles)
 
     def _loss(self, windows: Windows) -> Tensor:
-        forecast = forecast_scaled(self.network, windows.inputs)
+        forecast = forecast_scaled(self.network, windows)
         return quantile_loss(forecast.float(), windows.labels, self._quantiles.to(forecast.device))
 
     def transfer_batch_to_device(self, batch: Windows, device: torch.device, dataloader_idx: int) -> Windows:

@@ -11,10 +11,12 @@ from conftest import make_fleet
 from data_contract import HORIZON_STEPS, METRIC_COLUMNS
 from fleet_grid import DAY_STEPS, FleetGrid
 from tft_features import (
+    ANCHORS,
     CATEGORICALS,
     DECODER_REALS,
     ENCODER_REALS,
     REALS,
+    RECENT_STEPS,
     STATIC_REALS,
     Augmentation,
     FeatureSpec,
@@ -95,6 +97,29 @@ def test_values_of_the_day_before_are_given_for_the_whole_horizon() -> None:
         expected = windows.scale.scaled(ago)[0, :, k].numpy()
         np.testing.assert_allclose(real(windows, "decoder", f"{column}_day_ago")[0], expected, atol=1e-6)
     assert not real(windows, "decoder", "day_ago_missing").any()
+
+
+def test_anchors_are_the_recent_level_the_day_before_and_the_median() -> None:
+    origin = 600
+    values = GRID.values.copy()
+    values[0, origin - 1, 0] = np.nan
+    values[0, origin - 2, 1] = 99.0  # one outlier does not move the recent level
+    windows = windows_of(replace(GRID, values=values), [0], [origin])
+    units = windows.scale.units(windows.anchors)[0].numpy()  # (horizon, n_metrics, n_anchors)
+    recent = np.nanmedian(values[0, origin - RECENT_STEPS : origin], axis=0)
+    np.testing.assert_allclose(units[:, 2:, 0], np.broadcast_to(recent[2:], (HORIZON_STEPS, 2)), rtol=0.1)
+    assert abs(units[0, 1, 0] - recent[1]) < 3 and len(ANCHORS) == units.shape[-1]
+    np.testing.assert_allclose(units[..., 1], values[0, origin - DAY_STEPS :][:HORIZON_STEPS], rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(units[0, :, 2], windows.scale.center[0], rtol=1e-5)
+
+
+def test_anchors_of_a_server_that_has_just_gone_silent_start_from_its_last_value() -> None:
+    values = GRID.values.copy()
+    values[0, 590:600] = np.nan
+    windows = windows_of(replace(GRID, values=values), [0], [600])
+    np.testing.assert_allclose(windows.scale.units(windows.anchors)[0, 0, :, 0], values[0, 589], rtol=1e-3)
+    nothing = windows_of(replace(GRID, values=np.full_like(values, np.nan)), [0], [600])
+    assert (nothing.anchors == 0).all() and not nothing.observed.any()
 
 
 def test_missing_values_are_masked_and_flagged_never_filled() -> None:

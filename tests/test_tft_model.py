@@ -13,7 +13,7 @@ from pytorch_forecasting.models.temporal_fusion_transformer import TemporalFusio
 from torch import Tensor
 
 from fleet_grid import N_METRICS, FleetGrid
-from tft_features import Augmentation, FeatureSpec, FleetTensors, gather_windows
+from tft_features import ANCHORS, Augmentation, FeatureSpec, FleetTensors, Windows, gather_windows
 from tft_model import (
     FastTemporalFusionTransformer,
     NetworkConfig,
@@ -26,7 +26,7 @@ from tft_model import (
 SPEC = FeatureSpec(24, tuple(str(k) for k in range(7)), (5.0, 2.0, 1.0, 0.0))
 
 
-def make_inputs(batch: int = 5, seed: int = 0) -> dict[str, Tensor]:
+def make_windows(batch: int = 5, seed: int = 0) -> Windows:
     """Windows of a random fleet with gaps, hidden inputs and short histories among them."""
     rng = np.random.default_rng(seed)
     values = rng.uniform(1, 99, (7, 700, N_METRICS)).astype(np.float32)
@@ -40,7 +40,12 @@ def make_inputs(batch: int = 5, seed: int = 0) -> dict[str, Tensor]:
     servers = torch.randint(0, 7, (batch,), generator=generator)
     origins = torch.randint(20, 600, (batch,), generator=generator)
     hide = Augmentation(unknown_server=0.4, unknown_profile=0.4, unknown_state=0.4, short_history=0.4)
-    return gather_windows(fleet, servers, origins, SPEC, hide, generator).inputs
+    return gather_windows(fleet, servers, origins, SPEC, hide, generator)
+
+
+def make_inputs(batch: int = 5, seed: int = 0) -> dict[str, Tensor]:
+    """Only what the network reads of them."""
+    return make_windows(batch, seed).inputs
 
 
 def make_twins(
@@ -142,11 +147,27 @@ def test_has_the_stock_networks_keys_and_shapes_and_scales_back_as_it_does() -> 
 
 def test_dropout_is_active_in_training_only() -> None:
     network = build_network(SPEC, NetworkConfig(16, 4, 0.3))
-    inputs = make_inputs()
+    windows = make_windows()
     network.train()
-    assert not torch.equal(forecast_scaled(network, inputs), forecast_scaled(network, inputs))
+    assert not torch.equal(forecast_scaled(network, windows), forecast_scaled(network, windows))
     network.eval()
-    assert torch.equal(forecast_scaled(network, inputs), forecast_scaled(network, inputs))
+    assert torch.equal(forecast_scaled(network, windows), forecast_scaled(network, windows))
+
+
+def test_the_network_chooses_between_the_naive_forecasts_where_its_quantiles_start() -> None:
+    network = build_network(SPEC, NetworkConfig(16, 4, 0.0)).eval()
+    windows = make_windows()
+    with torch.no_grad():
+        for layer in network.output_layer:
+            layer.weight.zero_()
+            layer.bias.zero_()
+    for k in range(len(ANCHORS)):
+        with torch.no_grad():
+            for layer in network.output_layer:
+                layer.bias[-len(ANCHORS) :] = -100.0
+                layer.bias[-len(ANCHORS) + k] = 100.0
+        median = forecast_scaled(network, windows)[..., len(SPEC.quantiles) // 2]
+        torch.testing.assert_close(median, windows.anchors[..., k])
 
 
 def test_ordered_quantiles_never_cross_and_keep_the_median() -> None:
