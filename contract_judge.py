@@ -12,7 +12,6 @@ this module.
 from __future__ import annotations
 
 import difflib
-import unicodedata
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -25,7 +24,6 @@ import pandas as pd
 
 from common_utils import iso_z
 from data_contract import (
-    MAX_NAME_LENGTH,
     METRIC_COLUMNS,
     METRICS,
     PROFILE,
@@ -36,6 +34,7 @@ from data_contract import (
     VALID_PROFILES,
     VALID_STATES,
     Metric,
+    name_fault,
     shorten,
 )
 
@@ -299,7 +298,7 @@ class RowJudge:
         for value, name in enumerate(text.values):
             if not text.counts[value]:
                 continue
-            fault = _name_fault(name)
+            fault = name_fault(name)
             if fault:
                 where = text.codes == value
                 example = f"{shorten(name)} in row {first_row + int(np.argmax(where)):,}"
@@ -463,17 +462,6 @@ def _wrong_time_type(series: pd.Series[Any]) -> str:
                 f"`timestamp` mixes time zones ({', '.join(sorted(zones)[:6])}): convert it to UTC, or {_IMPORT_HINT}"
             )
     return f"`timestamp` holds {_kind(series)}, not a datetime column: convert it to UTC, or {_IMPORT_HINT}"
-
-
-def _name_fault(name: str) -> str | None:
-    """What is wrong with a server's name, if anything."""
-    if not name.strip():
-        return "is empty"
-    if len(name) > MAX_NAME_LENGTH:
-        return f"is longer than {MAX_NAME_LENGTH} characters"
-    if any(unicodedata.category(character) in {"Cc", "Cs"} for character in name):
-        return "holds control characters"
-    return None
 
 
 def _moment(microseconds: int) -> datetime:

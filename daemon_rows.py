@@ -7,7 +7,6 @@ store, the grid and the trainer take without a further look. Knows nothing of HT
 from __future__ import annotations
 
 import json
-import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
@@ -22,7 +21,6 @@ from common_utils import iso_z
 from daemon_problems import RequestError
 from data_contract import (
     DEFAULT_STATE,
-    MAX_NAME_LENGTH,
     METRIC_COLUMNS,
     METRICS,
     PROFILE,
@@ -33,6 +31,7 @@ from data_contract import (
     TIMESTAMP,
     VALID_PROFILES,
     VALID_STATES,
+    name_fault,
     profile_for_name,
     shorten,
 )
@@ -220,7 +219,9 @@ class _Judge:
         profile = self._names.get(name)
         if profile is not None:
             return profile
-        fault = self._wrong_names.get(name) or _name_fault(name)
+        fault = self._wrong_names.get(name)
+        if fault is None and (wrong := name_fault(name)):
+            fault = f"`server_name` {wrong}"
         if fault is None:
             known = self._limits.profile(name)
             if known is None and self._places <= 0:
@@ -243,17 +244,6 @@ def _metric(value: Any, column: str, lower: float, upper: float, unit: str) -> f
             raise _RowError(f"`{column}` is NaN; leave it out or send null where nothing was measured")
         raise _RowError(f"`{column}` is {_shown(value)}, outside {lower:g} to {upper:g} {unit}")
     raise _RowError(f"`{column}` is {_kind(value)}, not a number")
-
-
-def _name_fault(name: str) -> str | None:
-    """What is wrong with a server's name, by the rules of `contract_judge.py`."""
-    if not name.strip():
-        return "`server_name` is empty"
-    if len(name) > MAX_NAME_LENGTH:
-        return f"`server_name` is longer than {MAX_NAME_LENGTH} characters"
-    if any(unicodedata.category(character) in {"Cc", "Cs"} for character in name):
-        return "`server_name` holds control characters"
-    return None
 
 
 def _frame_of(accepted: list[tuple[Any, ...]]) -> pd.DataFrame:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import reprlib
+import unicodedata
 from dataclasses import dataclass
 from typing import Final
 
@@ -147,6 +148,23 @@ def format_name(profile: str, number: int) -> str:
     return f"{prefix}{number:0{digits}d}"
 
 
+def name_fault(server_name: str) -> str | None:
+    """What is wrong with a server's name, to follow upon "`server_name`", or None.
+
+    Examples
+    --------
+    >>> name_fault("mail.example.org"), name_fault(" ")
+    (None, 'is empty')
+    """
+    if not server_name.strip():
+        return "is empty"
+    if len(server_name) > MAX_NAME_LENGTH:
+        return f"is longer than {MAX_NAME_LENGTH} characters"
+    if any(unicodedata.category(character) in {"Cc", "Cs"} for character in server_name):
+        return "holds control characters"
+    return None
+
+
 def shorten(items: object, limit: int = 6) -> str:
     """Readable, bounded listing of offenders for a message."""
     short = reprlib.Repr()
@@ -263,6 +281,7 @@ def _self_check() -> None:
     for profile in VALID_PROFILES:
         assert profile_for_name(format_name(profile, 1)) == profile
     assert profile_for_name("ppvra00a01") == GENERIC_PROFILE
+    assert name_fault("ppweb001") is None and all(map(name_fault, (" ", "a\nb", "x" * (MAX_NAME_LENGTH + 1))))
     error = ContractError.from_findings("demo.parquet", ["column `cpu_pct` is missing"])
     assert all(part in str(error) for part in ("Why it matters", "To fix it", CONTRACT_DOCUMENT))
     print("✅ All tests passed")

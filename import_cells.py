@@ -5,7 +5,6 @@ Every function counts what it could not take in a `Tally`. Knows nothing of file
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Mapping as AnyMapping
 from datetime import datetime, timezone, tzinfo
 from typing import Any, Final
@@ -18,11 +17,11 @@ import pyarrow.compute as pc
 
 from data_contract import (
     DEFAULT_STATE,
-    MAX_NAME_LENGTH,
     METRICS,
     STATE_RULES,
     VALID_STATES,
     ImportMappingError,
+    name_fault,
 )
 from import_mapping import (
     CLIP_UP_TO,
@@ -452,7 +451,7 @@ class ServerCodes:
 
     def code(self, name: str) -> int:
         """Number of a server, -1 for a name that cannot be used."""
-        if not usable_name(name):
+        if name_fault(name):
             return -1
         code = self._codes.setdefault(name, len(self.names))
         if code == len(self.names):
@@ -474,15 +473,6 @@ class ServerCodes:
 def full_name(name: str, section: ServerSection) -> str:
     """Name of a server as the mapping wants it."""
     return section.prefix + name.zfill(section.zero_pad)
-
-
-def usable_name(name: str) -> bool:
-    """Whether a name is one that the contract takes."""
-    return (
-        bool(name.strip())
-        and len(name) <= MAX_NAME_LENGTH
-        and not any(unicodedata.category(character) in {"Cc", "Cs"} for character in name)
-    )
 
 
 def coded_texts(array: pa.Array) -> tuple[list[str], Integers]:

@@ -112,6 +112,22 @@ def test_names_of_no_format_are_generic(name):
     assert contract.profile_for_name(name) == "generic"
 
 
+@pytest.mark.parametrize(
+    ("name", "fault"),
+    [
+        ("mail.example.org", None),
+        ("x" * contract.MAX_NAME_LENGTH, None),
+        ("x" * (contract.MAX_NAME_LENGTH + 1), "is longer than 253 characters"),
+        ("", "is empty"),
+        (" \t", "is empty"),
+        ("web\x07", "holds control characters"),
+        ("web\ud800", "holds control characters"),
+    ],
+)
+def test_a_name_that_no_server_may_have_is_told_why(name, fault):
+    assert contract.name_fault(name) == fault
+
+
 def test_offenders_are_shortened():
     shown = contract.shorten([f"ppweb{number:03d}" for number in range(1000)])
     assert "ppweb000" in shown and shown.endswith("...]") and len(shown) < 200
