@@ -13,21 +13,18 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import pydantic_core
 
 from common_utils import iso_z
 from daemon_problems import RequestError
 from data_contract import (
-    DEFAULT_STATE,
     METRIC_COLUMNS,
     METRICS,
     PROFILE,
     REQUIRED_COLUMNS,
     SERVER_NAME,
     STATE,
-    STATE_RULES,
     TIMESTAMP,
     VALID_PROFILES,
     VALID_STATES,
@@ -35,6 +32,7 @@ from data_contract import (
     profile_for_name,
     shorten,
 )
+from derived_columns import derived_state_names
 
 MAX_LISTED_REJECTIONS = 100
 # The contract sets no upper bound for MB/s and ms. Beyond this, the value is no measurement but a sentinel such as
@@ -141,21 +139,6 @@ def judge_rows(rows: Sequence[Any], limits: RowLimits) -> JudgedRows:
     return JudgedRows(_frame_of(accepted), len(rows) - len(accepted), rejections)
 
 
-def derive_states(frame: pd.DataFrame) -> npt.NDArray[np.object_]:
-    """State of each row by the contract's rules, from its metrics alone."""
-    states = np.full(len(frame), DEFAULT_STATE, dtype=object)
-    undecided = np.ones(len(frame), dtype=np.bool_)
-    for rule in STATE_RULES:
-        fits = np.zeros(len(frame), dtype=np.bool_)
-        for column, limit in rule.at_least.items():
-            fits |= frame[column].to_numpy() >= limit
-        if rule.below:  # a metric that is not reported is NaN, which is not lower
-            fits |= np.all([frame[column].to_numpy() < limit for column, limit in rule.below.items()], axis=0)
-        states[undecided & fits] = rule.state
-        undecided &= ~fits
-    return states
-
-
 class _Judge:
     """Judges the rows of one request; remembers times and names, which repeat."""
 
@@ -249,15 +232,16 @@ def _metric(value: Any, column: str, lower: float, upper: float, unit: str) -> f
 def _frame_of(accepted: list[tuple[Any, ...]]) -> pd.DataFrame:
     columns = list(zip(*accepted, strict=True)) or [()] * len(REQUIRED_COLUMNS)
     times, names, *metrics, states, profiles = columns
+    values = {name: np.array(column, np.float64) for name, column in zip(METRIC_COLUMNS, metrics, strict=True)}
     frame = pd.DataFrame(
         {
             TIMESTAMP: pd.to_datetime(np.array(times, dtype="datetime64[us]"), utc=True),
             SERVER_NAME: np.array(names, dtype=object),
-            **{name: np.array(values, dtype=np.float64) for name, values in zip(METRIC_COLUMNS, metrics, strict=True)},
+            **values,
         }
     )
     given = np.array(states, dtype=object)
-    frame[STATE] = np.where(given == None, derive_states(frame), given)  # noqa: E711 - element by element
+    frame[STATE] = np.where(given == None, derived_state_names(values, len(given)), given)  # noqa: E711 - element by element
     frame[PROFILE] = np.array(profiles, dtype=object)
     return frame
 

@@ -39,11 +39,11 @@ from data_contract import (
     METRIC_COLUMNS,
     METRICS,
     SERVED_QUANTILES,
-    STATE_RULES,
     STEP_MINUTES,
     format_name,
     shorten,
 )
+from derived_columns import derived_state_names
 
 SCENARIOS: Final[tuple[str, ...]] = ("healthy", "degrading", "critical")
 SCENARIO_NOTES: Final[dict[str, str]] = {
@@ -135,7 +135,7 @@ def demo_detail(scenario: str, server_name: str, hours: int, now: datetime, sett
             metric: None if np.isnan(values).all() else [round(float(value), 2) for value in values]
             for metric, values in zip(METRIC_COLUMNS, measured.T, strict=True)
         },
-        "states": [_state(row) for row in measured],
+        "states": _states(measured),
     }
     record = _record(server, origin, settings)
     return Detail(
@@ -214,14 +214,10 @@ def _bounded(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return np.clip(values, 0.0, upper)
 
 
-def _state(values: npt.NDArray[np.float64]) -> str:
-    """State by the contract's rules for one measured step."""
-    row = dict(zip(METRIC_COLUMNS, values, strict=True))
-    for rule in STATE_RULES:
-        reached = any(row[metric] >= bound for metric, bound in rule.at_least.items())
-        if reached or (rule.below and all(row[metric] < bound for metric, bound in rule.below.items())):
-            return rule.state
-    return "healthy"
+def _states(measured: npt.NDArray[np.float64]) -> list[str]:
+    """States by the contract's rules for measured values of shape (steps, metrics)."""
+    states: list[str] = derived_state_names(dict(zip(METRIC_COLUMNS, measured.T, strict=True)), len(measured)).tolist()
+    return states
 
 
 def _record(server: _Server, origin: datetime, settings: Settings) -> dict[str, Any]:
@@ -252,7 +248,7 @@ def _record(server: _Server, origin: datetime, settings: Settings) -> dict[str, 
         "risk": risks[risk_metric],
         "risk_metric": risk_metric,
         "risks": risks,
-        "state": _state(current),
+        "state": _states(current[None])[0],
         "current": _readings(current),
         "known": True,
         "path": {

@@ -16,10 +16,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from data_contract import (
-    DEFAULT_STATE,
-    METRICS,
-    STATE_RULES,
-    VALID_STATES,
     ImportMappingError,
     name_fault,
 )
@@ -500,22 +496,6 @@ def choices(array: pa.Array, values: AnyMapping[str, str], valid: tuple[str, ...
     return codes[places], foreign[places]
 
 
-def derive_states(metrics: AnyMapping[str, Singles], rows: int) -> npt.NDArray[np.int8]:
-    """Places in VALID_STATES by the contract's STATE_RULES, for rows whose source reports no state."""
-    states = np.full(rows, VALID_STATES.index(DEFAULT_STATE), np.int8)
-    nothing = np.full(rows, np.nan, np.float32)
-    for rule in reversed(STATE_RULES):  # the first that fits wins, so it is applied last
-        fits = np.zeros(rows, np.bool_)
-        for metric, bound in rule.at_least.items():
-            fits |= metrics.get(metric, nothing) >= bound
-        if rule.below:
-            fits |= np.logical_and.reduce(
-                [metrics.get(metric, nothing) < bound for metric, bound in rule.below.items()]
-            )
-        states[fits] = VALID_STATES.index(rule.state)
-    return states
-
-
 def _self_check() -> None:
     tally = Tally()
     share = MetricSection(column="used", of="size", unit="KB")
@@ -540,8 +520,6 @@ def _self_check() -> None:
     times, _ = reader.read([texts], np.zeros(5, np.int32), tally)
     assert times[2] - times[1] == 30 * 60_000_000 and times[0] == times[4] == NO_TIME
     assert tally.rows == {"unreadable_time": 1, "nonexistent_time": 1, "ambiguous_time": 2}
-    load = {metric.column: np.array([96, 3, np.nan], np.float32) for metric in METRICS if metric.column == "cpu_pct"}
-    assert [VALID_STATES[code] for code in derive_states(load, 3)] == ["critical_issue", "idle", "healthy"]
     print("✅ All tests passed")
 
 

@@ -44,6 +44,7 @@ from data_contract import (
     shorten,
 )
 from data_validator import DataValidator
+from derived_columns import derive_states
 from import_cells import (
     NO_TIME,
     Codes,
@@ -52,7 +53,6 @@ from import_cells import (
     Singles,
     TimeReader,
     choices,
-    derive_states,
     full_name,
     metric_values,
 )

@@ -6,13 +6,12 @@ import json
 from datetime import datetime, timezone
 from typing import Any
 
-import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from daemon_problems import RequestError
-from daemon_rows import RowLimits, derive_states, judge_rows, rows_of_body
+from daemon_rows import RowLimits, judge_rows, rows_of_body
 from data_contract import METRIC_COLUMNS, REQUIRED_COLUMNS, SERVER_NAME, TIMESTAMP, VALID_STATES
 from data_validator import DataValidator
 
@@ -90,5 +89,6 @@ def test_times_before_1970_are_refused_though_nothing_is_kept_yet() -> None:
 def test_a_state_that_is_left_out_follows_the_rules_in_their_order(
     cpu: float | None, mem: float | None, state: str
 ) -> None:
-    frame = pd.DataFrame({"cpu_pct": [cpu], "mem_pct": [mem], "disk_io_mb_s": 1.0, "latency_ms": 1.0}, dtype=float)
-    assert derive_states(frame).tolist() == [state]
+    metrics = {"cpu_pct": cpu, "mem_pct": mem, "disk_io_mb_s": 1.0, "latency_ms": 1.0}
+    frame = judge_rows([{**row("2026-01-05T10:00:00Z"), **metrics}], LIMITS).frame
+    assert frame["state"].tolist() == [state]

@@ -20,9 +20,8 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from contract_parquet import CONTRACT_SCHEMA, read_frame
-from data_contract import METRIC_COLUMNS, VALID_STATES, DataFileError, ImportMappingError, ProductError
+from data_contract import METRIC_COLUMNS, DataFileError, ImportMappingError, ProductError
 from data_validator import DataValidator
-from import_cells import derive_states
 from import_mapping import DURATION_UNITS, PERCENT_UNITS, RATE_UNITS, SHARE_UNITS, TIME_UNITS, Layout
 from import_report import RULES, ImportReport
 from metrics_importer import (
@@ -666,20 +665,7 @@ def test_parquet_of_many_types_and_row_groups_is_read(tmp_path):
 
 
 # ------------------------------------------------------------------------------------------------- states and profiles
-def test_states_are_derived_by_the_contracts_rules_and_source_states_translated(tmp_path):
-    cpu = np.array([95, 94.9, 80, 79, 5, 4.9, np.nan, 1], np.float32)
-    mem = np.array([0, 98, 0, 90, 0, 0, 0, 97.9], np.float32)
-    states = [VALID_STATES[code] for code in derive_states({"cpu_pct": cpu, "mem_pct": mem}, 8)]
-    assert states == [
-        "critical_issue",
-        "critical_issue",
-        "heavy_load",
-        "heavy_load",
-        "healthy",
-        "idle",
-        "healthy",
-        "heavy_load",
-    ]
+def test_missing_states_are_derived_and_source_states_translated(tmp_path):
     wanted = mapping(PLAIN + '\n    [state]\n    column = "st"\n    values = { down = "offline" }\n')
     text = "time,host,cpu,st\n2026-01-01,a,50,DOWN\n2026-01-02,a,50,\n2026-01-03,a,50,idle\n2026-01-04,a,50,eh\n"
     report, frame = run(tmp_path, text, wanted)
