@@ -31,14 +31,15 @@ NEWEST_PYTHON = (3, 13)
 
 # What the product imports: one name per line of requirements.txt, in its order (a test compares the two).
 IMPORTS = (
+    "anyio",
     "fastapi",
     "httpx2",
+    "jinja2",
     "lightning",
+    "markupsafe",
     "numpy",
     "pandas",
-    "pandera",
     "plotly",
-    "prometheus_client",
     "pyarrow",
     "pydantic",
     "pydantic_settings",
@@ -46,11 +47,13 @@ IMPORTS = (
     "rich",
     "safetensors",
     "stamina",
+    "starlette",
     "streamlit",
     "structlog",
     "throttled",
     "torch",
     "typer",
+    "typing_extensions",
     "uvicorn",
     "websockets",
 )
