@@ -52,6 +52,15 @@ def write_json(path: str | os.PathLike[str], content: Any) -> None:
         partial.write_text(text, encoding="utf-8")
 
 
+def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Content of a JSON object file; empty if there is no such file or it holds something else."""
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
 def move_link(link: Path, target: Path) -> None:
     """Point the symbolic link `link` to `target` (relative, so that the folder may be moved) in one atomic step."""
     partial = link.with_name(f".{link.name}.{os.getpid()}.partial")

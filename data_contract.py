@@ -102,6 +102,10 @@ HORIZON_STEPS: Final = 96
 HORIZONS: Final[dict[str, int]] = {"30min": 6, "1hr": 12, "8hr": 96}  # steps of 5 minutes
 SERVED_QUANTILES: Final[dict[str, float]] = {"p10": 0.1, "p50": 0.5, "p90": 0.9}
 
+# What the generator and the importer write into the data folder, beside the SERVER_MAPPING
+DATA_FILE: Final = "server_metrics.parquet"
+DATA_INFO: Final = "metrics_metadata.json"
+
 MODEL_WEIGHTS: Final = "model.safetensors"
 MODEL_CONFIG: Final = "config.json"
 TRAINING_INFO: Final = "training_info.json"

@@ -20,7 +20,15 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from common_utils import iso_z, utc_now
-from data_contract import METRIC_COLUMNS, TIMESTAMP, ConfigurationError, DaemonError, DataFileError, shorten
+from data_contract import (
+    DATA_INFO,
+    METRIC_COLUMNS,
+    TIMESTAMP,
+    ConfigurationError,
+    DaemonError,
+    DataFileError,
+    shorten,
+)
 from fleet_simulation import SIMULATION_VERSION
 from fleet_tables import GeneratorOptions, Scenario, fleet_tables, scenario_pressure
 
@@ -28,8 +36,6 @@ if TYPE_CHECKING:
     import httpx2
     import pyarrow as pa
 
-DATA_FILE: Final = "server_metrics.parquet"
-METADATA_FILE: Final = "metrics_metadata.json"
 
 REPLAY_HOURS: Final = 24.0  # how far back a stream that is quicker than time begins
 
@@ -91,7 +97,7 @@ def read_options(out_dir: str | os.PathLike[str]) -> GeneratorOptions:
     DataFileError
         If there is no generated fleet, or one of another version of the simulation.
     """
-    path = Path(out_dir) / METADATA_FILE
+    path = Path(out_dir) / DATA_INFO
     try:
         metadata = json.loads(path.read_text(encoding="utf-8"))
         if metadata["source"] != "generated":
@@ -162,7 +168,7 @@ def stream(
     interval = timedelta(minutes=options.interval_minutes)
     now = utc_now()
     if options.begin > now:
-        raise _not_a_fleet(Path(out_dir) / METADATA_FILE, f"the fleet begins in the future, at {iso_z(options.begin)}")
+        raise _not_a_fleet(Path(out_dir) / DATA_INFO, f"the fleet begins in the future, at {iso_z(options.begin)}")
     begin = options.begin + (now - options.begin) // interval * interval  # the newest step that is not ahead
     if speed > 1:
         begin = max(options.begin, begin - timedelta(hours=REPLAY_HOURS))

@@ -25,11 +25,11 @@ import pyarrow as pa
 
 from common_utils import iso_z, utc_now, write_json
 from contract_parquet import CONTRACT_SCHEMA, open_writer
-from data_contract import CONTRACT_VERSION, SERVER_MAPPING, DataFileError
+from data_contract import CONTRACT_VERSION, DATA_FILE, DATA_INFO, SERVER_MAPPING, DataFileError
 from data_validator import DataValidator, ValidationReport
 from fleet_roles import fleet_names
 from fleet_simulation import SIMULATION_VERSION
-from fleet_stream import DATA_FILE, METADATA_FILE, stream
+from fleet_stream import stream
 from fleet_tables import GeneratorOptions, fleet_tables
 from server_encoder import ServerEncoder
 
@@ -86,7 +86,7 @@ def generate(
         If the folder cannot be written or the disk is full.
     """
     folder = Path(out_dir)
-    with _written_together(folder, (DATA_FILE, SERVER_MAPPING, METADATA_FILE)) as aside:
+    with _written_together(folder, (DATA_FILE, SERVER_MAPPING, DATA_INFO)) as aside:
         with open_writer(aside / DATA_FILE) as writer:
             for table in fleet_tables(options, options.begin, options.end):
                 writer.write(table)
@@ -96,10 +96,10 @@ def generate(
         encoder = ServerEncoder()
         encoder.create_mapping(fleet_names(options.servers))
         encoder.save_mapping(aside / SERVER_MAPPING)
-        write_json(aside / METADATA_FILE, _metadata(options, report))
+        write_json(aside / DATA_INFO, _metadata(options, report))
     if progress is not None:
         progress(options.most_rows, options.most_rows)
-    return GenerateResult(folder / DATA_FILE, folder / METADATA_FILE, folder / SERVER_MAPPING, report)
+    return GenerateResult(folder / DATA_FILE, folder / DATA_INFO, folder / SERVER_MAPPING, report)
 
 
 def _metadata(options: GeneratorOptions, report: ValidationReport) -> dict[str, Any]:

@@ -28,6 +28,8 @@ from contract_judge import ValidationReport
 from contract_parquet import open_writer
 from data_contract import (
     CONTRACT_VERSION,
+    DATA_FILE,
+    DATA_INFO,
     GENERIC_PROFILE,
     METRIC_COLUMNS,
     PROFILE,
@@ -73,8 +75,6 @@ __all__ = [
     "render_report",
 ]
 
-METRICS_FILE: Final = "server_metrics.parquet"
-METADATA_FILE: Final = "metrics_metadata.json"
 _ROWS_PER_GROUP: Final = 262_144
 _STEPS: Final = 10_000  # of the progress bar
 _READ_STEPS: Final = 7_000  # of them for reading; the rest is for writing and validating
@@ -366,18 +366,18 @@ def _write(rows: Rows, collected: _Collected, mapping: Mapping, out_dir: Path, a
     try:
         out_dir.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=".import-", suffix=".partial", dir=out_dir))
-        derived = _write_rows(rows, staging / METRICS_FILE, advance)
+        derived = _write_rows(rows, staging / DATA_FILE, advance)
         advance(_READ_STEPS + 1_500, _STEPS)
         found = DataValidator(strict=True).validate_file(
-            staging / METRICS_FILE,
+            staging / DATA_FILE,
             lambda done, total: advance(_READ_STEPS + 1_500 + 1_500 * done // max(total, 1), _STEPS),
         )
         report = _report(rows, collected, mapping, out_dir, found, derived)
         encoder = ServerEncoder()
         encoder.create_mapping(rows.names)
         encoder.save_mapping(staging / SERVER_MAPPING)
-        write_json(staging / METADATA_FILE, _metadata(report, found))
-        _publish(staging, out_dir, (SERVER_MAPPING, METADATA_FILE, METRICS_FILE))
+        write_json(staging / DATA_INFO, _metadata(report, found))
+        _publish(staging, out_dir, (SERVER_MAPPING, DATA_INFO, DATA_FILE))
     except OSError as error:
         cause = error.__cause__ if isinstance(error, DataFileError) else error
         if not isinstance(cause, OSError):

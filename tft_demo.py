@@ -7,7 +7,6 @@ with its output in `logs/`. What stands already is not done again: a second run 
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
 import sys
 import time
@@ -21,10 +20,10 @@ from rich.console import Console
 from rich.markup import escape
 
 from child_processes import ChildProcesses, ended_by_signals, next_free_port, port_is_free
+from common_utils import read_json
 from config import Settings
-from data_contract import SERVER_MAPPING, DaemonError, DataFileError, profile_for_name
+from data_contract import DATA_FILE, DATA_INFO, SERVER_MAPPING, DaemonError, DataFileError, profile_for_name
 from tft_predict import show_forecasts
-from tft_status import DATA_FILE, DATA_INFO
 
 ROOT = Path(__file__).resolve().parent
 HOST = "127.0.0.1"
@@ -286,12 +285,3 @@ def _verify(daemon_url: str, dashboard_url: str, fleet: Fleet, console: Console)
             fix=f"See what the parts said in {LOGS}/.",
         )
     console.print("All checks passed; stopping.")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Content of a JSON object file; empty if there is none."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}

@@ -5,7 +5,6 @@ Knows files by their JSON and services by HTTP: no pandas, no torch, so that the
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from common_utils import read_json
 from config import Settings
-from data_contract import CONTRACT_VERSION, MODEL_FILES, TRAINING_INFO
+from data_contract import CONTRACT_VERSION, DATA_FILE, DATA_INFO, MODEL_FILES, TRAINING_INFO
 
-DATA_FILE = "server_metrics.parquet"
-DATA_INFO = "metrics_metadata.json"
 MODEL_KEYS: tuple[str, ...] = ("model_version", "contract_version", "created_at", "validation_loss")
 
 # A daemon on this machine answers in milliseconds; one that does not answer at once is not going to be waited for.
@@ -46,7 +44,7 @@ def _data(folder: Path) -> dict[str, Any]:
     path = folder / DATA_FILE
     if not path.is_file():
         return {"ok": False, "path": str(path), "problem": "not there yet"}
-    info = _json(folder / DATA_INFO)
+    info = read_json(folder / DATA_INFO)
     known: dict[str, Any] = {
         key: info[key] for key in ("rows", "servers", "start", "end", "source", "scenario") if key in info
     }
@@ -59,7 +57,7 @@ def _model(folder: Path) -> dict[str, Any]:
     resolved = folder.resolve()
     answer: dict[str, Any] = {"path": str(folder), "name": resolved.name}
     missing = [name for name in MODEL_FILES if not (resolved / name).is_file()]
-    info = _json(resolved / TRAINING_INFO)
+    info = read_json(resolved / TRAINING_INFO)
     if missing:
         return {"ok": False, **answer, "problem": f"incomplete: {', '.join(missing)} missing"}
     if info.get("contract_version") != CONTRACT_VERSION:
@@ -99,14 +97,6 @@ def _reason(error: Exception) -> str:
     if isinstance(error, httpx2.TimeoutException):
         return f"no answer within {PATIENCE_SECONDS} s"
     return str(error).splitlines()[0] if str(error) else type(error).__name__
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _next_steps(status: dict[str, Any]) -> list[dict[str, str]]:

@@ -16,7 +16,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common_utils import atomic_path, floor_to_step, iso_z, move_link, remove_tree, sha256_of_file, utc_now, write_json
+from common_utils import (
+    atomic_path,
+    floor_to_step,
+    iso_z,
+    move_link,
+    read_json,
+    remove_tree,
+    sha256_of_file,
+    utc_now,
+    write_json,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -76,6 +86,15 @@ def test_json_is_readable_utf_8_with_a_final_newline(tmp_path):
     write_json(tmp_path / "a.json", {"name": "サーバー", "n": 1.5})
     text = (tmp_path / "a.json").read_text(encoding="utf-8")
     assert "サーバー" in text and text.endswith("}\n") and json.loads(text)["n"] == 1.5
+
+
+@pytest.mark.parametrize("content", [None, b"", b"{", b"[1]", b"\xff", b"[" * 100_000])
+def test_what_is_no_json_object_is_read_as_an_empty_one(tmp_path, content):
+    if content is not None:
+        (tmp_path / "a.json").write_bytes(content)
+    assert read_json(tmp_path / "a.json") == {}
+    write_json(tmp_path / "a.json", {"a": 1})
+    assert read_json(tmp_path / "a.json") == {"a": 1}
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), object()])

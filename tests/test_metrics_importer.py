@@ -20,13 +20,11 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from contract_parquet import CONTRACT_SCHEMA, read_frame
-from data_contract import METRIC_COLUMNS, DataFileError, ImportMappingError, ProductError
+from data_contract import DATA_FILE, DATA_INFO, METRIC_COLUMNS, DataFileError, ImportMappingError, ProductError
 from data_validator import DataValidator
 from import_mapping import DURATION_UNITS, PERCENT_UNITS, RATE_UNITS, SHARE_UNITS, TIME_UNITS, Layout
 from import_report import RULES, ImportReport
 from metrics_importer import (
-    METADATA_FILE,
-    METRICS_FILE,
     import_files,
     load_mapping,
     load_preset,
@@ -42,7 +40,7 @@ REAL = Path(os.environ.get("TFT_REAL_DATA", "/nonexistent"))
 needs_real_data = pytest.mark.skipif(
     "TFT_REAL_DATA" not in os.environ, reason="TFT_REAL_DATA does not name the folder of real fleets"
 )
-THREE_FILES = {METRICS_FILE, METADATA_FILE, "server_mapping.json"}
+THREE_FILES = {DATA_FILE, DATA_INFO, "server_mapping.json"}
 BITBRAINS_HEADER = (
     "Timestamp [ms];\tCPU cores;\tCPU capacity provisioned [MHZ];\tCPU usage [MHZ];\tCPU usage [%];\t"
     "Memory capacity provisioned [KB];\tMemory usage [KB];\tDisk read throughput [KB/s];\t"
@@ -79,15 +77,15 @@ def run(tmp_path: Path, text: str | bytes, wanted=None, name: str = "source.csv"
 def run_file(source, wanted, out: Path) -> tuple[ImportReport, pd.DataFrame]:
     report = import_files(source, wanted, out)
     assert {path.name for path in out.iterdir()} == THREE_FILES
-    assert DataValidator().validate_file(out / METRICS_FILE).errors == []
-    assert pq.read_schema(out / METRICS_FILE).equals(CONTRACT_SCHEMA)
+    assert DataValidator().validate_file(out / DATA_FILE).errors == []
+    assert pq.read_schema(out / DATA_FILE).equals(CONTRACT_SCHEMA)
     adds_up(report)
-    frame = read_frame(out / METRICS_FILE)
+    frame = read_frame(out / DATA_FILE)
     frame["server_name"] = frame["server_name"].astype(str)
     assert len(frame) == report.rows_out
     order = frame.sort_values(["server_name", "timestamp"], kind="stable")
     assert order.index.equals(frame.index)
-    metadata = json.loads((out / METADATA_FILE).read_text())
+    metadata = json.loads((out / DATA_INFO).read_text())
     assert metadata["report"] == json.loads(json.dumps(report.as_dict()))
     assert (metadata["source"], metadata["rows"], metadata["servers"]) == ("imported", report.rows_out, report.servers)
     assert set(ServerEncoder(out / "server_mapping.json").name_to_id) == set(frame["server_name"])
@@ -264,7 +262,7 @@ def test_contract_columns_keep_their_states_and_profiles_and_come_back_unchanged
     assert frame["profile"].tolist() == ["database"] * 3
     assert report.states_derived == 2
     assert report.rows_noted == {"unknown_state": 1, "profile_changed": 1}
-    again, second = run_file(tmp_path / "out" / METRICS_FILE, load_preset("contract"), tmp_path / "again")
+    again, second = run_file(tmp_path / "out" / DATA_FILE, load_preset("contract"), tmp_path / "again")
     pd.testing.assert_frame_equal(frame, second, check_categorical=False)
     assert again.rows_unchanged == 3
 
@@ -891,7 +889,7 @@ def test_an_import_over_an_earlier_one_replaces_all_three_files(tmp_path):
     import_files(tmp_path / "b.csv", mapping(PLAIN), tmp_path / "out")
     assert {path.name for path in (tmp_path / "out").iterdir()} == {*THREE_FILES, "mine.txt"}
     assert list(ServerEncoder(tmp_path / "out" / "server_mapping.json").name_to_id) == ["b"]
-    assert json.loads((tmp_path / "out" / METADATA_FILE).read_text())["servers"] == 1
+    assert json.loads((tmp_path / "out" / DATA_INFO).read_text())["servers"] == 1
 
 
 def test_a_target_that_cannot_be_written_is_refused_and_what_was_there_stays(tmp_path):
@@ -900,11 +898,11 @@ def test_a_target_that_cannot_be_written_is_refused_and_what_was_there_stays(tmp
     for target in (tmp_path / "file", tmp_path / "file" / "below"):
         with refused(DataFileError, str(target), "--out_dir"):
             import_files(tmp_path / "a.csv", mapping(PLAIN), target)
-    (tmp_path / "out" / METRICS_FILE).mkdir(parents=True)
-    (tmp_path / "out" / METRICS_FILE / "part.parquet").touch()
+    (tmp_path / "out" / DATA_FILE).mkdir(parents=True)
+    (tmp_path / "out" / DATA_FILE / "part.parquet").touch()
     with refused(DataFileError, "is a folder"):
         import_files(tmp_path / "a.csv", mapping(PLAIN), tmp_path / "out")
-    assert [path.name for path in (tmp_path / "out").rglob("*")] == [METRICS_FILE, "part.parquet"]
+    assert [path.name for path in (tmp_path / "out").rglob("*")] == [DATA_FILE, "part.parquet"]
 
 
 def test_a_full_disk_leaves_what_was_there(tmp_path):
