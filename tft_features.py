@@ -245,7 +245,7 @@ class Augmentation:
     unknown_server: float = 0.2
     unknown_profile: float = 0.05
     unknown_state: float = 0.1
-    short_history: float = 0.1
+    short_history: float = 0.15
 
 
 def gather_windows(
@@ -280,7 +280,8 @@ def gather_windows(
         server = torch.where(hidden[0] < augmentation.unknown_server, 0, server)
         profile = torch.where(hidden[1] < augmentation.unknown_profile, 0, profile)
         state = torch.where((hidden[2] < augmentation.unknown_state)[:, None], 0, state)
-        kept = torch.randint(1, encoder + 1, (batch, 1), generator=generator)
+        # Log-uniform, because it is the first minutes of a new server that differ most from a whole history.
+        kept = torch.exp(torch.rand((batch, 1), generator=generator) * np.log(encoder)).round()
         forget = (hidden[3] < augmentation.short_history)[:, None] & (torch.arange(history) < history - kept)
         past = past.masked_fill(forget[..., None], float("nan"))
         state = state.masked_fill(forget[:, -encoder:], 0)

@@ -235,7 +235,12 @@ def _alert(
     lead_minutes = None if lead is None else round((lead - forecast.origin).total_seconds() / 60)
     what = METRICS[metric]
     name, median = forecast.server_names[server], float(forecast.at(0.5)[server, peak, metric])
-    when = "within 8 hours" if lead is None else f"in about {lead_minutes} minutes ({iso_z(lead)})"
+    if lead is None or lead_minutes is None:
+        when = "within 8 hours"
+    elif lead_minutes <= STEP_MINUTES:  # it may be above already: an alert knows the forecast alone
+        when = f"within {STEP_MINUTES} minutes"
+    else:
+        when = f"in about {lead_minutes} minutes ({iso_z(lead)})"
     return {
         "server_name": name,
         "profile": forecast.profiles[server],

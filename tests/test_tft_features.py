@@ -194,6 +194,8 @@ def test_augmentation_hides_the_stated_share_and_is_reproducible() -> None:
     assert (profile > 0).all() and (first.inputs["encoder_cat"][..., 2] == 0).all() and (state == 0).all()
     short = real(first, "decoder", "day_ago_missing").all(axis=1)
     assert 0.45 < short.mean() < 0.55
+    kept = (~real(first, "encoder", "cpu_pct_missing").astype(bool)).sum(axis=1)[short]
+    assert kept.min() == 1 and np.median(kept) < 10  # very short ones are often among them
     assert not real(first, "encoder", "cpu_pct_missing")[:, -1].any()  # the newest step always stays
     assert torch.isfinite(first.labels).all()
 

@@ -143,6 +143,13 @@ def test_an_alert_says_what_how_likely_and_when() -> None:
     assert "CPU of ppweb001" in alert["message"] and times["median"] in alert["message"]
 
 
+def test_an_alert_for_what_is_above_the_threshold_already_does_not_pretend_a_lead_time() -> None:
+    book = AlertBook(SETTINGS)
+    book.update(make_forecast(125.0))
+    (alert,) = book.active()
+    assert alert["lead_time_minutes"] == 5 and "will exceed 90 % within 5 minutes with" in alert["message"]
+
+
 def test_alerts_of_servers_without_a_forecast_close() -> None:
     book = AlertBook(SETTINGS)
     book.update(make_forecast(120.0))
