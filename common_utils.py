@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import hashlib
 import json
 import logging
 import os
 import shutil
+import signal
 import sys
 import tempfile
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from types import FrameType
 from typing import Any
+
+_ASIDE = ".writing-"  # hidden, so that nobody takes what is in it for data
+_ABANDONED_SECONDS = 60.0  # a work folder is locked well within this time after it was made
 
 
 @contextlib.contextmanager
@@ -43,6 +52,106 @@ def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
         partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def written_together(folder: str | os.PathLike[str], names: Sequence[str]) -> Iterator[Path]:
+    """Give a hidden folder inside `folder` to write to; its files `names` move to `folder` when the block ends well.
+
+    They appear together or not at all: if one cannot be moved, those that were there before are put back, and Ctrl-C
+    waits until all are moved. Work folders of runs that were killed are removed.
+
+    Raises
+    ------
+    OSError
+        If the folder cannot be written or the disk is full; its files are then as they were.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(folder)
+    aside = Path(tempfile.mkdtemp(prefix=_ASIDE, dir=folder))
+    try:
+        with _locked(aside):
+            yield aside
+            with uninterrupted():
+                _move_together(aside, folder, names)
+    finally:
+        remove_tree(aside)
+
+
+def _move_together(aside: Path, folder: Path, names: Sequence[str]) -> None:
+    for name in names:
+        with (aside / name).open("rb+") as stream:
+            os.fsync(stream.fileno())
+    before = aside / ".before"
+    before.mkdir()
+    for name in names:
+        target = folder / name
+        if target.is_dir():
+            raise IsADirectoryError(errno.EISDIR, f"{target} is a folder")
+        if target.exists():
+            try:
+                os.link(target, before / name)
+            except OSError:  # a file system without hard links
+                shutil.copy2(target, before / name)
+    moved: list[str] = []
+    try:
+        for name in names:
+            (aside / name).replace(folder / name)
+            moved.append(name)
+    except BaseException:
+        for name in moved:
+            if (before / name).exists():
+                (before / name).replace(folder / name)
+            else:
+                (folder / name).unlink(missing_ok=True)
+        raise
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold a lock on a folder; the system lets go of it when the process ends, however it ends."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # a file system without locks: nothing is swept up there either
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Remove work folders that no process holds any more."""
+    for aside in folder.glob(f"{_ASIDE}*"):
+        try:
+            if time.time() - aside.stat().st_mtime < _ABANDONED_SECONDS:
+                continue
+            handle = os.open(aside, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        except OSError:
+            continue
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            remove_tree(aside)
+        except OSError:  # somebody is at work there
+            continue
+        finally:
+            os.close(handle)
+
+
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Let Ctrl-C wait until the block has ended, so that steps that belong together are not torn apart."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread is interrupted by signals
+        return
+    came: list[tuple[int, FrameType | None]] = []
+    former = signal.signal(signal.SIGINT, lambda number, frame: came.append((number, frame)))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, former)
+        if came and callable(former):
+            former(*came[0])
 
 
 def write_json(path: str | os.PathLike[str], content: Any) -> None:

@@ -10,20 +10,15 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
-import signal
-import tempfile
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 
-from common_utils import iso_z, utc_now, write_json
+from common_utils import iso_z, utc_now, write_json, written_together
 from contract_parquet import CONTRACT_SCHEMA, open_writer
 from data_contract import CONTRACT_VERSION, DATA_FILE, DATA_INFO, SERVER_MAPPING, DataFileError
 from data_validator import DataValidator, ValidationReport
@@ -86,7 +81,7 @@ def generate(
         If the folder cannot be written or the disk is full.
     """
     folder = Path(out_dir)
-    with _written_together(folder, (DATA_FILE, SERVER_MAPPING, DATA_INFO)) as aside:
+    with _told(folder), written_together(folder, (DATA_FILE, SERVER_MAPPING, DATA_INFO)) as aside:
         with open_writer(aside / DATA_FILE) as writer:
             for table in fleet_tables(options, options.begin, options.end):
                 writer.write(table)
@@ -117,44 +112,19 @@ def _metadata(options: GeneratorOptions, report: ValidationReport) -> dict[str, 
 
 
 @contextlib.contextmanager
-def _written_together(folder: Path, names: tuple[str, ...]) -> Iterator[Path]:
-    """Give a folder beside the targets to write to; its files move to `folder` only when the block ends well."""
+def _told(folder: Path) -> Iterator[None]:
+    """Turn what the system says of the files written aside into an error about the folder that the user knows."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=".generating-", dir=folder))
-        try:
-            yield aside
-            with _uninterrupted():
-                for name in names:
-                    (aside / name).replace(folder / name)
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
-    except DataFileError as error:
-        # The file was written aside: name the place that the user knows.
-        error.what = error.what.replace(f"{aside}{os.sep}", f"{folder}{os.sep}")
-        raise
+        yield
     except OSError as error:
+        cause = error.__cause__ if isinstance(error, DataFileError) else error
+        if not isinstance(cause, OSError):
+            raise
         raise DataFileError(
-            f"{folder} cannot be written: {error.strerror or error}.",
+            f"{folder} cannot be written: {cause.strerror or cause}.",
             why="The next stage reads these files; nothing half-written was left behind.",
             fix="Free some space or choose another folder with --out_dir, then run the command again.",
         ) from error
-
-
-@contextlib.contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Let Ctrl-C wait until the block has ended, so that three renames are not torn apart."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread is interrupted by signals
-        return
-    came: list[tuple[int, FrameType | None]] = []
-    former = signal.signal(signal.SIGINT, lambda number, frame: came.append((number, frame)))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, former)
-        if came and callable(former):
-            former(*came[0])
 
 
 if __name__ == "__main__":

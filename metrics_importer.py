@@ -7,11 +7,8 @@ the source lacks stay missing. Knows nothing of models.
 
 from __future__ import annotations
 
-import errno
 import os
 import re
-import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from common_utils import iso_z, utc_now, write_json
+from common_utils import iso_z, utc_now, write_json, written_together
 from contract_judge import ValidationReport
 from contract_parquet import open_writer
 from data_contract import (
@@ -362,22 +359,19 @@ def _warnings(rows: Rows, tally: Tally, interval: float | None) -> Iterator[str]
 def _write(rows: Rows, collected: _Collected, mapping: Mapping, out_dir: Path, advance: Progress) -> ImportReport:
     """Write the three files aside, validate them, and move them into place together."""
     made = not out_dir.exists()
-    staging: Path | None = None
     try:
-        out_dir.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=".import-", suffix=".partial", dir=out_dir))
-        derived = _write_rows(rows, staging / DATA_FILE, advance)
-        advance(_READ_STEPS + 1_500, _STEPS)
-        found = DataValidator(strict=True).validate_file(
-            staging / DATA_FILE,
-            lambda done, total: advance(_READ_STEPS + 1_500 + 1_500 * done // max(total, 1), _STEPS),
-        )
-        report = _report(rows, collected, mapping, out_dir, found, derived)
-        encoder = ServerEncoder()
-        encoder.create_mapping(rows.names)
-        encoder.save_mapping(staging / SERVER_MAPPING)
-        write_json(staging / DATA_INFO, _metadata(report, found))
-        _publish(staging, out_dir, (SERVER_MAPPING, DATA_INFO, DATA_FILE))
+        with written_together(out_dir, (SERVER_MAPPING, DATA_INFO, DATA_FILE)) as aside:
+            derived = _write_rows(rows, aside / DATA_FILE, advance)
+            advance(_READ_STEPS + 1_500, _STEPS)
+            found = DataValidator(strict=True).validate_file(
+                aside / DATA_FILE,
+                lambda done, total: advance(_READ_STEPS + 1_500 + 1_500 * done // max(total, 1), _STEPS),
+            )
+            report = _report(rows, collected, mapping, out_dir, found, derived)
+            encoder = ServerEncoder()
+            encoder.create_mapping(rows.names)
+            encoder.save_mapping(aside / SERVER_MAPPING)
+            write_json(aside / DATA_INFO, _metadata(report, found))
     except OSError as error:
         cause = error.__cause__ if isinstance(error, DataFileError) else error
         if not isinstance(cause, OSError):
@@ -389,8 +383,6 @@ def _write(rows: Rows, collected: _Collected, mapping: Mapping, out_dir: Path, a
             document=DOCUMENT,
         ) from error
     finally:
-        if staging is not None:
-            shutil.rmtree(staging, ignore_errors=True)
         if made and out_dir.is_dir() and not any(out_dir.iterdir()):
             out_dir.rmdir()
     advance(_STEPS, _STEPS)
@@ -488,36 +480,6 @@ def _metadata(report: ImportReport, found: ValidationReport) -> dict[str, Any]:
 def _os_reason(error: OSError) -> str:
     """The operating system's words; Arrow wraps them into a text of its own."""
     return re.sub(r"^.*\[errno \d+\] ", "", error.strerror or str(error))
-
-
-def _publish(staging: Path, out_dir: Path, names: Sequence[str]) -> None:
-    """Move finished files into place; if one cannot be moved, those that were there before are put back."""
-    for name in names:
-        with (staging / name).open("rb+") as stream:
-            os.fsync(stream.fileno())
-    before = staging / "before"
-    before.mkdir()
-    for name in names:
-        target = out_dir / name
-        if target.is_dir():
-            raise IsADirectoryError(errno.EISDIR, f"{target} is a folder")
-        if target.exists():
-            try:
-                os.link(target, before / name)
-            except OSError:  # a file system without hard links
-                shutil.copy2(target, before / name)
-    moved: list[str] = []
-    try:
-        for name in names:
-            (staging / name).replace(out_dir / name)
-            moved.append(name)
-    except BaseException:
-        for name in moved:
-            if (before / name).exists():
-                (before / name).replace(out_dir / name)
-            else:
-                (out_dir / name).unlink(missing_ok=True)
-        raise
 
 
 if __name__ == "__main__":

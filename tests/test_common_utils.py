@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import resource
+import signal
 import stat
 import subprocess
 import sys
@@ -24,8 +26,10 @@ from common_utils import (
     read_json,
     remove_tree,
     sha256_of_file,
+    uninterrupted,
     utc_now,
     write_json,
+    written_together,
 )
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -80,6 +84,51 @@ def test_a_full_disk_keeps_the_old_file(tmp_path):
     )
     assert done.returncode != 0 and "OSError" in done.stderr
     assert json.loads(target.read_text()) == {"old": True} and names_in(tmp_path) == ["a.json"]
+
+
+def test_ctrl_c_waits_while_the_files_are_moved():
+    moved = False
+    with pytest.raises(KeyboardInterrupt), uninterrupted():
+        signal.raise_signal(signal.SIGINT)
+        moved = True
+    assert moved
+
+
+def test_files_that_belong_together_appear_together(tmp_path):
+    (tmp_path / "a").write_text("old")
+    with written_together(tmp_path, ["a", "b"]) as aside:
+        (aside / "a").write_text("new")
+        (aside / "b").write_text("new")
+        assert (tmp_path / "a").read_text() == "old" and aside.parent == tmp_path
+    assert [(tmp_path / name).read_text() for name in names_in(tmp_path)] == ["new", "new"]
+
+
+@pytest.mark.parametrize("fault", ["a file lacks", "a folder is in the way", "the block fails"])
+def test_if_one_file_cannot_appear_none_does(tmp_path, fault):
+    (tmp_path / "a").write_text("old")
+    if fault == "a folder is in the way":
+        (tmp_path / "b" / "c").mkdir(parents=True)
+    names = names_in(tmp_path)
+    with pytest.raises(OSError), written_together(tmp_path, ["a", "b"]) as aside:
+        (aside / "a").write_text("new")
+        if fault != "a file lacks":
+            (aside / "b").write_text("new")
+        if fault == "the block fails":
+            raise OSError(fault)
+    assert (tmp_path / "a").read_text() == "old" and names_in(tmp_path) == names
+
+
+def test_what_killed_runs_left_is_swept_up_but_no_other_run_is_disturbed(tmp_path):
+    (tmp_path / ".writing-killed").mkdir()
+    (tmp_path / ".writing-young").mkdir()
+    with written_together(tmp_path, ["a"]) as running:
+        (running / "a").write_text("first")
+        for old in (tmp_path / ".writing-killed", running):
+            os.utime(old, (0, 0))
+        with written_together(tmp_path, ["a"]) as aside:
+            assert names_in(tmp_path) == sorted([".writing-young", running.name, aside.name])
+            (aside / "a").write_text("second")
+    assert (tmp_path / "a").read_text() == "first"
 
 
 def test_json_is_readable_utf_8_with_a_final_newline(tmp_path):

@@ -147,8 +147,8 @@ def test_a_folder_is_read_as_one_and_hidden_files_in_it_are_not(tmp_path):
     write(tmp_path / "1.parquet", rows())
     write(tmp_path / "deeper" / "2.parquet", rows(start="2026-01-02T00:00:00Z"))
     (tmp_path / ".server_metrics.parquet.x.partial").write_bytes(b"half")
-    (tmp_path / ".generating-x").mkdir()
-    (tmp_path / ".generating-x" / "server_metrics.parquet").write_bytes(b"half")
+    (tmp_path / ".writing-x").mkdir()
+    (tmp_path / ".writing-x" / "server_metrics.parquet").write_bytes(b"half")
     (tmp_path / "metrics_metadata.json").write_text("{}")
     assert len(read_frame(tmp_path)) == 20
 
