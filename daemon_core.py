@@ -16,13 +16,11 @@ from typing import Any
 
 import anyio
 import numpy as np
-import pandas as pd
 import structlog
 from fastapi import Request
 
 from common_utils import iso_z, utc_now
 from config import Settings
-from contract_parquet import iter_frames, open_dataset
 from daemon_answers import to_json
 from daemon_problems import RequestError, busy
 from daemon_rows import JudgedRows, RowLimits, judge_rows, rows_of_body
@@ -30,7 +28,7 @@ from daemon_schemas import PRODUCT_VERSION
 from daemon_stream import PredictionStream
 from daemon_writer import RowWriter
 from data_contract import METRIC_COLUMNS, STATE, STEP_MINUTES, TIMESTAMP, ProductError, shorten
-from data_validator import load_valid_frame
+from data_validator import load_valid_tail
 from fleet_grid import step_of, time_of
 from forecast_loop import ForecastLoop, PredictionSet
 from history_store import HistoryStore
@@ -78,7 +76,7 @@ class Daemon:
         Raises
         ------
         ProductError
-            If the store or `data` cannot be used. A model that cannot be used is no obstacle: a good one may come.
+            If the store, `data` or the model folder cannot be used. No model at all is no obstacle: one may come.
         """
         if self._is_open:
             return
@@ -94,7 +92,9 @@ class Daemon:
             undo.callback(self._writer.stop)
             if self._data is not None:
                 self._ingest_file(self._data)
-            self._loop.check_model()
+            refused = self._loop.check_model()
+            if refused is not None:
+                raise refused
             self._judging = ThreadPoolExecutor(1, thread_name_prefix="judge-rows")
             undo.pop_all()
         self._loop.start()
@@ -193,11 +193,7 @@ class Daemon:
     def _ingest_file(self, path: Path) -> None:
         """Take in the newest hours of a contract file by the way that posted rows go."""
         limits = self._limits()
-        newest = _newest_time(path)
-        since = None
-        if newest is not None:
-            since = min(newest, pd.Timestamp(limits.latest)) - pd.Timedelta(hours=self._settings.history_hours)
-        frame = load_valid_frame(path, since)
+        frame = load_valid_tail(path, self._settings.history_hours, limits.latest)
         times = frame[TIMESTAMP]
         kept = times <= limits.latest
         if limits.earliest is not None:
@@ -412,21 +408,6 @@ class Daemon:
             fix="Ask again in a few seconds.",
             headers={"Retry-After": "2"},
         )
-
-
-def _newest_time(path: Path) -> pd.Timestamp | None:
-    """Newest time of a file, UTC; None where its times are missing or odd, which the validator then tells."""
-    if TIMESTAMP not in open_dataset(path).schema.names:
-        return None
-    newest: pd.Timestamp | None = None
-    for piece in iter_frames(path, [TIMESTAMP]):
-        times = piece[TIMESTAMP]
-        if not pd.api.types.is_datetime64_any_dtype(times.dtype):
-            return None
-        latest = times.max()
-        if not pd.isna(latest) and (newest is None or latest > newest):
-            newest = latest
-    return newest.tz_localize("UTC") if newest is not None and newest.tzinfo is None else newest
 
 
 def _require_json(request: Request) -> None:

@@ -8,6 +8,7 @@ prediction, and the reason is kept. Knows nothing of HTTP; torch is imported whe
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -190,38 +191,46 @@ class ForecastLoop:
         if self._thread.is_alive():
             self._thread.join()
 
-    def check_model(self) -> None:
+    def check_model(self) -> ProductError | None:
         """Load the model if the folder is new or has changed since it was last judged; called before `start`, too.
 
         A folder that cannot be used is refused with the reason in `model_error`, and not tried again until it changes.
+
+        Returns
+        -------
+        ProductError or None
+            Why what lies there was refused just now. No model at all is no refusal: one may still be trained.
         """
         present = _fingerprint(self._model_dir)
         if present == self._judged:
-            return
+            return None
         self._judged = present
+        if not _holds_model(self._model_dir):
+            self._refuse(_no_model())  # told at once, without importing torch
+            return None
+        refused: ProductError
         try:
-            if not any((self._model_dir / name).exists() for name in MODEL_FILES):
-                raise _no_model()  # told at once, without importing torch
             from tft_forecaster import Forecaster
 
             forecaster = Forecaster.load(self._model_dir)
             published = self._forecast(forecaster)  # before anybody depends on it
         except ProductError as error:
-            self._refuse(error)
+            refused = error
         except Exception as error:
             log.exception("the model cannot be used")
-            self._refuse(
-                ModelFolderError(
-                    f"The model cannot be used ({type(error).__name__}).",
-                    why="Every forecast comes from the model, so there are none without it.",
-                    fix="See the daemon's log; check the folder with `python main.py validate --model-dir DIR`.",
-                )
+            refused = ModelFolderError(
+                f"The model cannot be used ({type(error).__name__}).",
+                why="Every forecast comes from the model, so there are none without it.",
+                fix="See the daemon's log; check the folder with `python main.py validate --model-dir DIR`.",
             )
         else:
             self._forecaster = forecaster
             self.model_error = None
             log.info("model loaded", model=forecaster.info.name, model_version=forecaster.info.model_version)
             self._publish(published)
+            return None
+        self._refuse(refused)
+        return refused
 
     # -------------------------------------------------------------------------------------------------- the loop itself
 
@@ -351,6 +360,13 @@ class ForecastLoop:
     def _publish(self, published: PredictionSet) -> None:
         self.published = published
         self._on_published(published)
+
+
+def _holds_model(model_dir: Path) -> bool:
+    """Whether something lies there that is or should be a model: any of its files, a file, or a link to nothing."""
+    if model_dir.is_dir():
+        return any((model_dir / name).exists() for name in MODEL_FILES)
+    return os.path.lexists(model_dir)
 
 
 def _no_model() -> ModelFolderError:

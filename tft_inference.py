@@ -52,8 +52,8 @@ def create_app(settings: Settings, model_dir: Path, data: Path | None = None) ->
     ----------
     settings : Settings
     model_dir : Path
-        Model folder, or the link `models/latest`. Without a usable one the prediction routes answer 503 with the
-        reason until one appears.
+        Model folder, or the link `models/latest`. Without one the prediction routes answer 503 with the reason until
+        one appears; one that is there and cannot be used keeps the daemon from starting.
     data : Path, optional
         Contract Parquet whose newest hours are taken in at the start.
     """
@@ -233,8 +233,8 @@ def serve(settings: Settings, model_dir: Path, host: str, port: int, data: Path 
     Raises
     ------
     ProductError
-        If the daemon cannot start: the port is in use, the address is open to the network without leave, the history
-        or `data` cannot be used.
+        If the daemon cannot start: the port is in use, the address is open to the network without leave, the history,
+        the model folder or `data` cannot be used.
     """
     configure_logging(settings.log_level, json_lines=settings.log_json)
     sys.setswitchinterval(_SWITCH_SECONDS)

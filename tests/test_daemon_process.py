@@ -28,7 +28,7 @@ from websockets.sync.client import connect
 
 import daemon_schemas as schemas
 from common_utils import floor_to_step, utc_now
-from data_contract import TIMESTAMP
+from data_contract import MODEL_FILES, TIMESTAMP
 from history_store import HistoryStore
 
 ROOT = Path(schemas.__file__).parent
@@ -318,6 +318,18 @@ def test_what_keeps_it_from_starting_is_told(tmp_path: Path, arguments: list[str
     assert ended.returncode == code and says in ended.stderr and "Traceback" not in ended.stderr
     if code == 1:
         assert all(part in ended.stderr for part in ("Why it matters", "To fix it", "More information"))
+
+
+@pytest.mark.parametrize("name", MODEL_FILES)
+def test_a_model_folder_without_one_of_its_files_keeps_it_from_starting(tmp_path: Path, name: str) -> None:
+    model_dir = tmp_path / "model"
+    model_dir.mkdir()
+    for each in set(MODEL_FILES) - {name}:
+        (model_dir / each).write_text("{}")
+    ended = run_to_the_end(tmp_path, "--port", "0", "--model-dir", str(model_dir))
+    assert ended.returncode == 1 and f"`{name}` is missing" in ended.stderr and "Traceback" not in ended.stderr
+    assert all(part in ended.stderr for part in ("Why it matters", "To fix it", "More information"))
+    assert "Listening" not in ended.stdout
 
 
 def test_an_address_that_is_not_this_machines_is_told(tmp_path: Path) -> None:

@@ -28,12 +28,14 @@ from config import Settings
 from daemon_rows import LARGEST_VALUE
 from data_contract import (
     METRIC_COLUMNS,
+    MODEL_FILES,
     MODEL_WEIGHTS,
     SERVER_NAME,
     STATE,
     TIMESTAMP,
     ContractError,
     DataFileError,
+    ModelFolderError,
 )
 from tft_forecaster import Forecaster
 from tft_inference import create_app
@@ -405,6 +407,26 @@ def test_a_model_that_appears_is_taken_over_and_a_bad_one_is_refused(
         second = client.get("/predictions/current").json()
         assert second["model"]["name"] == "tft_model_20990101_000000"
         assert second["predictions"] == first["predictions"]
+
+
+def test_a_model_folder_that_is_there_and_broken_keeps_it_from_opening(
+    quick: Settings, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    (tmp_path / "dangling").symlink_to("absent")
+    broken = [tmp_path / "file", tmp_path / "dangling"]
+    for name in MODEL_FILES:
+        broken.append(tmp_path / f"without_{name}")
+        shutil.copytree(tiny_model_dir, broken[-1])
+        (broken[-1] / name).unlink()
+    for folder in broken:
+        daemon = create_app(quick, folder).state.daemon
+        with pytest.raises(ModelFolderError, match=folder.name):
+            daemon.open()
+        daemon.close()
+    (tmp_path / "empty").mkdir()
+    with running(quick, tmp_path / "empty") as client:  # and what was refused has let go of the history
+        assert_problem(client.get("/predictions/current"), 503, "no-model")
 
 
 # -------------------------------------------------------------------------------------------------------------- ingest
