@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ from data_contract import (
 )
 from server_encoder import ServerEncoder
 
-__all__ = ["DataValidator", "Progress", "ValidationReport", "load_valid_frame"]
+__all__ = ["DataValidator", "Progress", "ValidationReport", "load_valid_frame", "load_valid_tail"]
 
 Progress = Callable[[int, int], None]  # rows done, rows in all
 
@@ -173,6 +174,49 @@ def load_valid_frame(path: str | os.PathLike[str], since: pd.Timestamp | None = 
     times = frame[TIMESTAMP]
     frame[TIMESTAMP] = times.dt.tz_localize("UTC") if times.dt.tz is None else times.dt.tz_convert("UTC")
     return frame
+
+
+def load_valid_tail(path: str | os.PathLike[str], hours: float, latest: datetime | None = None) -> pd.DataFrame:
+    """Read the newest hours of a contract file, as `load_valid_frame` does, in memory for them alone.
+
+    Parameters
+    ----------
+    path : path
+        File or folder.
+    hours : float
+        Counted back from the newest row.
+    latest : datetime, optional
+        Counted back from here instead if the newest row is later still; rows after it come back too.
+
+    Raises
+    ------
+    DataFileError
+        If the file cannot be read.
+    ContractError
+        If these rows break the contract, or if there are none, with all findings.
+    """
+    newest = _newest_time(path)
+    if newest is None:
+        return load_valid_frame(path)  # which tells what is wrong with the times
+    if latest is not None:
+        newest = min(newest, pd.Timestamp(latest))
+    return load_valid_frame(path, newest - pd.Timedelta(hours=hours))
+
+
+def _newest_time(path: str | os.PathLike[str]) -> pd.Timestamp | None:
+    """Newest time of a file, UTC, found in constant memory; None where times are missing or of another type."""
+    if TIMESTAMP not in open_dataset(path).schema.names:
+        return None
+    newest: pd.Timestamp | None = None
+    for piece in iter_frames(path, [TIMESTAMP]):
+        if TIMESTAMP not in piece or not pd.api.types.is_datetime64_any_dtype(piece[TIMESTAMP].dtype):
+            return None
+        moment = piece[TIMESTAMP].max()
+        if pd.isna(moment):
+            continue
+        moment = moment.tz_localize("UTC") if moment.tzinfo is None else moment.tz_convert("UTC")
+        newest = moment if newest is None else max(newest, moment)
+    return newest
 
 
 def _judge_footers(path: str | os.PathLike[str], dataset: ds.Dataset) -> tuple[list[str], list[str], int]:

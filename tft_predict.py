@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from rich import box
 from rich.console import Console
 from rich.markup import escape
@@ -14,9 +13,8 @@ from rich.table import Table
 
 from common_utils import iso_z, utc_now
 from config import Settings
-from contract_parquet import iter_frames, open_dataset
-from data_contract import HORIZONS, METRICS, SERVER_NAME, TIMESTAMP, ContractError, shorten
-from data_validator import load_valid_frame
+from data_contract import HORIZONS, METRICS, SERVER_NAME, ContractError, shorten
+from data_validator import load_valid_tail
 from fleet_grid import FleetGrid
 
 SHOWN_SERVERS = 10
@@ -46,7 +44,7 @@ def forecast_file(
     from tft_risk import assess, prediction_records
 
     forecaster = Forecaster.load(model_dir)
-    frame = load_valid_frame(data_path, since=_newest(data_path) - pd.Timedelta(hours=settings.history_hours))
+    frame = load_valid_tail(data_path, settings.history_hours)
     if servers:
         absent = sorted(set(servers) - set(frame[SERVER_NAME]))
         if absent:
@@ -66,16 +64,6 @@ def forecast_file(
         "count": len(records),
         "predictions": records,
     }
-
-
-def _newest(data_path: Path) -> pd.Timestamp:
-    """Time of the newest row, found in constant memory."""
-    if TIMESTAMP not in open_dataset(data_path).schema.names:
-        raise ContractError.from_findings(str(data_path), [f"column `{TIMESTAMP}` is missing"])
-    newest = [frame[TIMESTAMP].max() for frame in iter_frames(data_path, [TIMESTAMP]) if len(frame)]
-    if not newest:
-        raise ContractError.from_findings(str(data_path), ["there are no rows"])
-    return max(newest)
 
 
 def show_forecasts(answer: dict[str, Any], console: Console, settings: Settings, limit: int = SHOWN_SERVERS) -> None:

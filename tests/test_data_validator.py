@@ -30,7 +30,7 @@ from data_contract import (
     DataFileError,
     ModelFolderError,
 )
-from data_validator import DataValidator, load_valid_frame
+from data_validator import DataValidator, load_valid_frame, load_valid_tail
 from server_encoder import ServerEncoder
 
 SERVERS = {"ppweb001": "web_api", "ppdb001": "database", "mail.example.org": "generic"}
@@ -502,6 +502,37 @@ def test_loading_only_the_newest_rows(tmp_path, zone):
     assert loaded["timestamp"].min() == since and len(loaded) == 12
     with pytest.raises(ContractError, match="there are no rows"):
         load_valid_frame(tmp_path / "a.parquet", since=since + pd.Timedelta(days=1))
+
+
+@pytest.mark.parametrize("zone", [None, "UTC", "Europe/Berlin"])
+def test_the_tail_is_counted_back_from_the_newest_row_or_from_the_latest_moment(tmp_path, zone):
+    frame = sound_frame()
+    newest = frame["timestamp"].max()
+    frame["timestamp"] = frame["timestamp"].dt.tz_convert("UTC").dt.tz_convert(zone)
+    frame.to_parquet(tmp_path / "a.parquet")
+    tail = load_valid_tail(tmp_path / "a.parquet", 0.25)
+    assert tail["timestamp"].min() == newest - pd.Timedelta(minutes=15) and tail["timestamp"].max() == newest
+    latest = newest - pd.Timedelta(minutes=20)
+    assert load_valid_tail(tmp_path / "a.parquet", 0.25, latest)["timestamp"].min() == latest - pd.Timedelta(minutes=15)
+
+
+def test_a_tail_without_usable_times_says_what_is_wrong_with_them(tmp_path):
+    frame = sound_frame()
+    faults = {
+        "column `timestamp` is missing": frame.drop(columns="timestamp"),
+        "`timestamp` holds text": frame.assign(timestamp=frame["timestamp"].astype(str)),
+        "there are no rows": frame.iloc[:0],
+        "`timestamp` is missing in": frame.assign(timestamp=pd.Series(pd.NaT, frame.index, "datetime64[us, UTC]")),
+    }
+    for fault, broken in faults.items():
+        broken.to_parquet(tmp_path / "a.parquet")
+        with pytest.raises(ContractError, match=fault):
+            load_valid_tail(tmp_path / "a.parquet", 1)
+    (tmp_path / "folder").mkdir()
+    frame.to_parquet(tmp_path / "folder" / "1.parquet")
+    frame.drop(columns="timestamp").to_parquet(tmp_path / "folder" / "2.parquet")
+    with pytest.raises(ContractError, match="column `timestamp` is missing in some files"):
+        load_valid_tail(tmp_path / "folder", 1)
 
 
 def test_loading_invalid_rows_raises(tmp_path):
