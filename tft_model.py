@@ -248,7 +248,8 @@ def select_variables(
     grns = [network.single_variable_grns[name] for name in names[1]]
     outputs = _single_variable_networks(grns, flat.t(), slope, offset)  # (n_reals, rows, hidden)
     share = weights[..., n_categories:].reshape(flat.shape)
-    selected = torch.einsum("vrh,rv->rh", outputs, share).reshape(*reals.shape[:-1], -1)
+    # Not as a product of matrices: one tiny product per row takes longer than the sum.
+    selected = (outputs * share.t().unsqueeze(-1)).sum(dim=0).reshape(*reals.shape[:-1], -1)
     for k, (name, embedding) in enumerate(zip(names[0], categories, strict=True)):
         selected = selected + network.single_variable_grns[name](embedding) * weights[..., k : k + 1]
     return selected, weights.unsqueeze(-2)
