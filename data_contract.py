@@ -211,9 +211,12 @@ class ProductError(Exception):
         super().__init__(what)
 
     def __str__(self) -> str:
-        return (
-            f"{self.what}\n  Why it matters: {self.why}\n  To fix it: {self.fix}\n  More information: {self.document}"
-        )
+        return f"{self.what}\n{self.advice}"
+
+    @property
+    def advice(self) -> str:
+        """All but what went wrong, where that has been told already."""
+        return f"  Why it matters: {self.why}\n  To fix it: {self.fix}\n  More information: {self.document}"
 
     def as_dict(self) -> dict[str, str]:
         """The same four parts for `--json` and problem details (RFC 9457)."""

@@ -44,7 +44,7 @@ from data_contract import (
 )
 from server_encoder import ServerEncoder
 
-__all__ = ["DataValidator", "Progress", "ValidationReport", "load_valid_frame", "load_valid_tail"]
+__all__ = ["DataValidator", "Progress", "ValidationReport", "load_valid_frame", "load_valid_tail", "model_folder_error"]
 
 Progress = Callable[[int, int], None]  # rows done, rows in all
 
@@ -144,7 +144,7 @@ class DataValidator:
                     if strange:
                         errors.append(f"data: `{column}` holds values that the model was not made for: {strange}")
         if self.strict and errors:
-            raise _model_folder_error(Path(model_dir), errors)
+            raise model_folder_error(Path(model_dir), errors)
         return not errors, errors
 
 
@@ -316,7 +316,8 @@ def _judge_weights(path: Path, expected: object) -> Iterator[str]:
         yield f"`{path.name}` is damaged or was exchanged: SHA-256 {found[:12]}… instead of {expected[:12]}…"
 
 
-def _model_folder_error(folder: Path, findings: list[str]) -> ModelFolderError:
+def model_folder_error(folder: Path, findings: list[str]) -> ModelFolderError:
+    """Join all that was found wrong in a model folder into one error."""
     listed = "\n".join(f"    - {finding}" for finding in findings)
     return ModelFolderError(
         f"{folder} is no usable model folder:\n{listed}",

@@ -22,7 +22,7 @@ except ModuleNotFoundError:  # a Python without our packages: `setup` must run a
 
     raise SystemExit(start_without_packages(sys.argv[1:])) from None
 
-from data_contract import DaemonError, ProductError
+from data_contract import ContractError, DaemonError, ProductError
 
 if TYPE_CHECKING:
     from config import Settings
@@ -295,23 +295,28 @@ def validate(
     as_json: Json = False,
 ) -> None:
     """Check data, a model folder or both against the contract; all findings at once; exit 1 if there are errors."""
-    from data_validator import DataValidator
+    from data_validator import DataValidator, model_folder_error
 
     validator = DataValidator()
     answer: dict[str, Any] = {}
+    advice: dict[str, str] = {}
     if path is not None or model_dir is None:
         path = path or _settings().data_dir
         with _progress("Validating", quiet=as_json) as progress:
             answer["data"] = validator.validate_file(path, progress=progress).as_dict()
+        advice["data"] = ContractError.from_findings(str(path), []).advice
     if model_dir is not None:
         compatible, errors = validator.validate_model_compatibility(model_dir)
         answer["model"] = {"source": str(model_dir), "is_valid": compatible, "errors": errors, "warnings": []}
-    good = all(part["is_valid"] and not (strict and part["warnings"]) for part in answer.values())
+        advice["model"] = model_folder_error(model_dir, []).advice
+    bad = [name for name, part in answer.items() if not part["is_valid"] or (strict and part["warnings"])]
     if as_json:
-        show_json({"is_valid": good, **answer})
+        show_json({"is_valid": not bad, **answer})
     else:
         _show_findings(answer.values())
-    if not good:
+        for name in bad:
+            print(advice[name], file=sys.stderr)
+    if bad:
         raise typer.Exit(1)
 
 
@@ -537,7 +542,8 @@ def _done(what: str, where: object) -> None:
 def _size_of(part: dict[str, Any]) -> str:
     if "rows" not in part:
         return str(part["source"])
-    return f"{part['source']}: {part['rows']:,} rows of {part['servers']:,} servers, {part['start']} to {part['end']}"
+    period = f", {part['start']} to {part['end']}" if part["start"] else ""
+    return f"{part['source']}: {part['rows']:,} rows of {part['servers']:,} servers{period}"
 
 
 def _show_findings(parts: Any) -> None:

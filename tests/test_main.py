@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
 from config import Settings
@@ -305,6 +306,17 @@ def test_a_broken_model_folder_is_not_valid(tmp_path):
     (tmp_path / "model").mkdir()
     done = run("validate", "--model-dir", "model", cwd=tmp_path)
     assert done.returncode == 1 and "model.safetensors" in done.stdout and "not valid" in done.stdout
+    assert all(part in done.stderr for part in ("Why it matters", "To fix it", "Docs/MODEL_FOLDER.md"))
+
+
+def test_data_that_is_not_valid_is_told_with_reason_remedy_and_document(fleet_file, tmp_path):
+    pq.write_table(pq.read_table(fleet_file).slice(0, 0), tmp_path / "empty.parquet")
+    done = run("validate", "empty.parquet", cwd=tmp_path)
+    assert done.returncode == 1 and "there are no rows" in done.stdout and "None" not in done.stdout
+    assert all(part in done.stderr for part in ("Why it matters", "To fix it", "Docs/DATA_CONTRACT.md"))
+    assert not run("validate", str(fleet_file)).stderr
+    as_json = run("validate", "empty.parquet", "--json", cwd=tmp_path)
+    assert as_json.returncode == 1 and not as_json.stderr and parse_only(as_json.stdout)["is_valid"] is False
 
 
 def test_ctrl_c_stops_a_stream_that_waits_for_its_daemon(tmp_path):
