@@ -28,6 +28,8 @@ from tft_features import FeatureSpec, Windows
 from tft_model import NetworkConfig, build_network, forecast_scaled
 from training_windows import WindowBatches
 
+_SHORTEST_SCHEDULE = 20  # steps; in fewer the schedule's rise would have no length, and a training just ends within it
+
 
 @dataclass(frozen=True)
 class EpochRecord:
@@ -104,7 +106,7 @@ class ForecastTask(pl.LightningModule):
         """AdamW under a one-cycle schedule: a tenth of the steps up, then down to almost nothing."""
         optimizer = torch.optim.AdamW(self.network.parameters(), lr=self._learning_rate, weight_decay=1e-4)
         schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, max_lr=self._learning_rate, total_steps=self._total_steps, pct_start=0.1
+            optimizer, max_lr=self._learning_rate, total_steps=max(self._total_steps, _SHORTEST_SCHEDULE), pct_start=0.1
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

@@ -91,6 +91,11 @@ def test_progress_names_losses_learning_rate_and_remaining_time(
         assert part in text
 
 
+def test_a_training_of_a_single_step_makes_a_model(fleet_file: Path, settings: Settings, tmp_path: Path) -> None:
+    smallest = settings.model_copy(update={"windows_per_epoch": 1, "validation_windows": 1})
+    assert load_model(train(fleet_file, tmp_path, smallest, epochs=1)).info["losses"][0]["epoch"] == 1
+
+
 def test_missing_labels_have_no_part_in_the_loss() -> None:
     quantiles = torch.tensor([0.1, 0.5, 0.9])
     forecast = torch.zeros(1, 2, 1, 3, requires_grad=True)
