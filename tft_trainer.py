@@ -31,7 +31,7 @@ from torch.utils.data import DataLoader
 
 from common_utils import iso_z, utc_now, write_json
 from config import Settings
-from data_contract import HORIZON_STEPS, HORIZONS, METRIC_COLUMNS, TrainingError
+from data_contract import HORIZON_STEPS, HORIZONS, METRIC_COLUMNS, ProductError, TrainingError
 from data_validator import load_valid_frame
 from fleet_grid import FleetGrid, time_of
 from model_folder import save_model
@@ -40,7 +40,7 @@ from tft_features import Augmentation, FeatureSpec, FleetTensors, typical_spread
 from tft_model import NetworkConfig, forecast_scaled
 from training_checkpoints import SafetensorsCheckpointIO
 from training_loop import EpochRecord, EpochReport, ForecastTask, StopRequest, TrainingStopped
-from training_windows import WindowBatches, split_origins
+from training_windows import Split, WindowBatches, split_origins
 
 RUNS = "runs"
 REJECTED = "rejected"
@@ -118,6 +118,28 @@ def train(
         If there is too little history, the loss is not finite, the disk is full, the data changed since the run to
         resume, the model fails the quality gate, or the training was interrupted.
     """
+    try:
+        return _train(data_path, models_dir, settings, epochs, resume, max_minutes, console)
+    except ProductError:  # some of ours are OSErrors, too
+        raise
+    except OSError as error:
+        raise TrainingError(
+            f"The training cannot write to {models_dir}: {error.strerror or error}.",
+            why="Checkpoints, the record of the losses and the model are kept there; what stands there is whole.",
+            fix="Free some space, mend the permissions or choose another --models-dir; --resume goes on where it can.",
+        ) from error
+
+
+def _train(
+    data_path: Path,
+    models_dir: Path,
+    settings: Settings,
+    epochs: int,
+    resume: bool,
+    max_minutes: float | None,
+    console: Console | None,
+) -> Path:
+    """Train, without the telling of disk trouble."""
     say = console.print if console is not None else _silent
     started = time.monotonic()
     grid = FleetGrid.from_frame(load_valid_frame(data_path))
@@ -162,41 +184,19 @@ def train(
     weights = _best_weights(run, task)
     task.network.load_state_dict(weights)
     task.network.eval().cpu()
-    records = report.records
-    best = min(records, key=lambda record: record.val_loss)
-    quality = judge_quality(records)
+    quality = judge_quality(report.records)
     created = utc_now()
     name = _free_name(models_dir, created)
     info = {
         "created_at": iso_z(created.replace(microsecond=0)),
-        "data": {
-            "fingerprint": fingerprint,
-            "start": iso_z(time_of(grid.first_step)),
-            "end": iso_z(time_of(grid.origin_step)),
-            "validation_start": iso_z(time_of(grid.first_step + split.train_end)),
-            "servers": grid.n_servers,
-            "servers_by_profile": {p: grid.profiles.count(p) for p in sorted(set(grid.profiles))},
-        },
-        "hyperparameters": {
-            **network.as_dict(),
-            "encoder_steps": spec.encoder_steps,
-            "horizon_steps": HORIZON_STEPS,
-            "quantiles": list(spec.quantiles),
-            "epochs": run.epochs,
-            "augmentation": asdict(Augmentation()),
-            **{key: getattr(settings, key) for key in _TRAINING_SETTINGS},
-        },
-        "losses": [asdict(record) for record in records],
-        "best_epoch": best.epoch,
-        "training_loss": best.train_loss,
-        "validation_loss": best.val_loss,
+        "data": _describe_data(grid, split, fingerprint),
+        "hyperparameters": _describe_hyperparameters(network, spec, settings, run.epochs),
+        **_describe_losses(report.records),
         "quality": quality,
         "validation": validation_scores(task.network, validation),
         "libraries": {
             "python": platform.python_version(),
-            "torch": version("torch"),
-            "lightning": version("lightning"),
-            "pytorch_forecasting": version("pytorch-forecasting"),
+            **{package: version(package) for package in ("torch", "lightning", "pytorch-forecasting")},
         },
         "wall_time_seconds": round(time.monotonic() - started, 1),
     }
@@ -211,6 +211,43 @@ def train(
             fix=f"Train for longer or on more data; the rejected model lies in {folder} for inspection.",
         )
     return folder
+
+
+def _describe_data(grid: FleetGrid, split: Split, fingerprint: str) -> dict[str, Any]:
+    """Tell what was learned from and what judged."""
+    return {
+        "fingerprint": fingerprint,
+        "start": iso_z(time_of(grid.first_step)),
+        "end": iso_z(time_of(grid.origin_step)),
+        "validation_start": iso_z(time_of(grid.first_step + split.train_end)),
+        "servers": grid.n_servers,
+        "servers_by_profile": {profile: grid.profiles.count(profile) for profile in sorted(set(grid.profiles))},
+    }
+
+
+def _describe_hyperparameters(
+    network: NetworkConfig, spec: FeatureSpec, settings: Settings, epochs: int
+) -> dict[str, Any]:
+    return {
+        **network.as_dict(),
+        "encoder_steps": spec.encoder_steps,
+        "horizon_steps": HORIZON_STEPS,
+        "quantiles": list(spec.quantiles),
+        "epochs": epochs,
+        "augmentation": asdict(Augmentation()),
+        **{key: getattr(settings, key) for key in _TRAINING_SETTINGS},
+    }
+
+
+def _describe_losses(records: list[EpochRecord]) -> dict[str, Any]:
+    """Losses of every epoch and of the one whose weights became the model."""
+    best = min(records, key=lambda record: record.val_loss)
+    return {
+        "losses": [asdict(record) for record in records],
+        "best_epoch": best.epoch,
+        "training_loss": best.train_loss,
+        "validation_loss": best.val_loss,
+    }
 
 
 def _silent(*_: Any, **__: Any) -> None:
@@ -230,14 +267,7 @@ def _open_run(models_dir: Path, fingerprint: str, epochs: int, resume: bool) -> 
     """Folder of a new run, or the newest unfinished one."""
     if not resume:
         folder = models_dir / RUNS / f"{utc_now():%Y%m%d_%H%M%S_%f}"
-        try:
-            write_json(folder / _RUN_FILE, {"epochs": epochs, "fingerprint": fingerprint, "model": None})
-        except OSError as error:
-            raise TrainingError(
-                f"{models_dir} cannot be written: {error.strerror or error}.",
-                why="Checkpoints and the model are kept there.",
-                fix="Free some space, mend the permissions or choose another --models-dir.",
-            ) from error
+        write_json(folder / _RUN_FILE, {"epochs": epochs, "fingerprint": fingerprint, "model": None})
         return _Run(folder, epochs, fingerprint)
     for file in sorted((models_dir / RUNS).glob(f"*/{_RUN_FILE}"), reverse=True):
         try:

@@ -284,6 +284,15 @@ def test_a_full_disk_while_saving_leaves_nothing_half_written_and_can_be_resumed
     assert train(fleet_file, tmp_path, settings, resume=True).is_dir()
 
 
+def test_a_disk_that_is_full_from_the_start_is_told_without_a_traceback(
+    fleet_file: Path, settings: Settings, tmp_path: Path
+) -> None:
+    (tmp_path / "models").write_text("a file where the folder should be")
+    with pytest.raises(TrainingError, match="cannot write to") as caught:
+        train(fleet_file, tmp_path / "models", settings, epochs=1)
+    assert "--models-dir" in caught.value.fix
+
+
 def test_a_loss_that_is_not_finite_stops_the_training_and_says_where(
     fleet_file: Path, settings: Settings, tmp_path: Path
 ) -> None:
