@@ -20,7 +20,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
-from data_contract import DaemonError
+from data_contract import DaemonError, DataFileError
 
 GRACE_SECONDS = 10.0  # between asking a child to end and ending it
 
@@ -66,10 +66,25 @@ class ChildProcesses:
             self.stop()
 
     def start(self, name: str, command: Sequence[str], environment: Mapping[str, str] | None = None) -> Child:
-        """Start a program in a process group of its own, with its output in the log folder."""
-        self._log_dir.mkdir(parents=True, exist_ok=True)
+        """Start a program in a process group of its own, with its output in the log folder.
+
+        Raises
+        ------
+        DataFileError
+            If the log cannot be written.
+        """
         log = self._log_dir / f"{name}.log"
-        with log.open("wb") as output:
+        try:
+            self._log_dir.mkdir(parents=True, exist_ok=True)
+            output = log.open("wb")
+        except OSError as error:
+            raise DataFileError(
+                f"{log} cannot be written: {error.strerror or error}.",
+                why=f"Without its log nobody could see what the {name} says, so it was not started.",
+                fix="Free some space, mend the permissions or run the command in another folder.",
+                document="QUICK_START.md",
+            ) from error
+        with output:
             return self._start(name, command, environment, log, {"stdout": output, "stderr": subprocess.STDOUT})
 
     def run(self, name: str, command: Sequence[str]) -> int:

@@ -403,14 +403,12 @@ def predict(
     """Forecast once from a file, without a daemon: 30 minutes, 1 hour and 8 hours after its last step."""
     if out is not None and out.suffix != ".json":
         raise typer.BadParameter("the name must end in .json.", param_hint="--out")
-    from tft_predict import forecast_file, show_forecasts
+    from tft_predict import forecast_file, show_forecasts, write_forecasts
 
     settings = _settings(data_dir=data)
     answer = forecast_file(settings, model_dir or settings.models_dir / "latest", settings.data_dir, server)
     if out is not None:
-        from common_utils import write_json
-
-        write_json(out, answer)
+        write_forecasts(out, answer)
     if as_json:
         show_json(answer)
     else:

@@ -11,14 +11,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from common_utils import iso_z, utc_now
+from common_utils import iso_z, utc_now, write_json
 from config import Settings
-from data_contract import HORIZONS, METRICS, SERVER_NAME, ContractError, shorten
+from data_contract import HORIZONS, METRICS, SERVER_NAME, ContractError, DataFileError, shorten
 from data_validator import load_valid_tail
 from fleet_grid import FleetGrid
 
 SHOWN_SERVERS = 10
 WIDE_SCREEN = 100  # columns that all horizons need
+NAME_WIDTH = 12  # columns that a name keeps; what is longer gives way to the figures
 
 
 def forecast_file(
@@ -66,11 +67,30 @@ def forecast_file(
     }
 
 
+def write_forecasts(path: Path, answer: dict[str, Any]) -> None:
+    """Write forecasts as a JSON file.
+
+    Raises
+    ------
+    DataFileError
+        If it cannot be written; what was there before stays.
+    """
+    try:
+        write_json(path, answer)
+    except OSError as error:
+        raise DataFileError(
+            f"{path} cannot be written: {error.strerror or error}.",
+            why="The forecasts were made but not kept; nothing half-written was left behind.",
+            fix="Free some space, mend the permissions or choose another file with --out.",
+            document="Docs/ESSENTIAL_RAG.md",
+        ) from error
+
+
 def show_forecasts(answer: dict[str, Any], console: Console, settings: Settings, limit: int = SHOWN_SERVERS) -> None:
     """Print the servers with the highest risk: each metric now and at the horizons (as many as the screen is wide)."""
     horizons = list(HORIZONS) if console.width >= WIDE_SCREEN else [*list(HORIZONS)[:1], *list(HORIZONS)[-1:]]
     table = Table(header_style="bold", pad_edge=False, box=box.SIMPLE_HEAD)
-    table.add_column("server", no_wrap=True)
+    table.add_column("server", overflow="ellipsis", min_width=NAME_WIDTH)
     table.add_column("risk", no_wrap=True, justify="right")
     for metric in METRICS:
         table.add_column(f"{metric.label} {metric.unit}", no_wrap=True)

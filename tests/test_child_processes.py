@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from child_processes import ChildProcesses, next_free_port, port_is_free
-from data_contract import DaemonError
+from data_contract import DaemonError, DataFileError
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -57,6 +57,14 @@ def wait_for(condition, seconds=30.0):
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.02)
+
+
+def test_a_log_that_cannot_be_written_is_told_and_nothing_is_started(tmp_path):
+    (tmp_path / "logs").write_text("a file where the folder belongs")
+    children = ChildProcesses(tmp_path / "logs")
+    with pytest.raises(DataFileError, match=r"one\.log cannot be written") as caught:
+        children.start("one", [sys.executable, "-c", "open('started', 'w')"])
+    assert caught.value.why and caught.value.fix and not (tmp_path / "started").exists()
 
 
 def test_children_have_ended_when_the_block_is_left_by_an_error(tmp_path):

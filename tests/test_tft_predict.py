@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from data_contract import HORIZONS, METRIC_COLUMNS, ContractError, DataFileError, ModelFolderError
-from tft_predict import forecast_file, show_forecasts
+from tft_predict import forecast_file, show_forecasts, write_forecasts
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -64,6 +64,16 @@ def test_data_and_models_that_cannot_be_used_are_refused(settings, tiny_model_di
         forecast_file(settings, tiny_model_dir, tmp_path / "empty.parquet")
 
 
+def test_a_file_that_cannot_be_written_is_told_and_nothing_is_left_behind(tmp_path):
+    (tmp_path / "file").write_text("here first")
+    (tmp_path / "folder.json").mkdir()
+    for target in (tmp_path / "file" / "forecasts.json", tmp_path / "folder.json"):
+        with pytest.raises(DataFileError, match="cannot be written") as caught:
+            write_forecasts(target, {"count": 0})
+        assert caught.value.why and "--out" in caught.value.fix and caught.value.document
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder.json"]
+
+
 @pytest.mark.parametrize("width", [80, 140])
 def test_the_table_shows_the_highest_risks_first_and_fits_the_screen(settings, tiny_model_dir, fleet_file, width):
     answer = forecast_file(settings, tiny_model_dir, fleet_file)
@@ -77,6 +87,16 @@ def test_the_table_shows_the_highest_risks_first_and_fits_the_screen(settings, t
     worst = [record["server_name"] for record in answer["predictions"][::-1][:3]]
     assert rows == [[name, f"{risk:.2f}"] for name, risk in zip(worst, (0.5, 0.4, 0.3), strict=True)]
     assert max(map(len, lines)) <= width and "3 of 6 servers" in capture.get()
+
+
+def test_a_long_name_leaves_room_for_the_figures(settings, tiny_model_dir, fleet_file):
+    answer = forecast_file(settings, tiny_model_dir, fleet_file)
+    risk = max(record["risk"] for record in answer["predictions"])
+    answer["predictions"][0]["server_name"] = "x" * 253
+    console = Console(width=80, no_color=True)
+    with console.capture() as capture:
+        show_forecasts(answer, console, settings)
+    assert "xxx…" in capture.get() and f"{risk:.2f}" in capture.get() and "CPU %" in capture.get()
 
 
 def test_the_command_prints_json_alone_and_writes_a_file(tiny_model_dir, fleet_file, tmp_path):
