@@ -26,6 +26,8 @@ from data_contract import METRIC_COLUMNS, VALID_PROFILES, ConfigurationError, sh
 
 DEFAULT_CONFIG_FILE = "tft.toml"
 
+_NO_SETTINGS = ("TFT_CONFIG_FILE", "TFT_REAL_DATA")  # where the settings lie; real fleets for the tests
+
 
 class Settings(BaseSettings):
     """All settings of the product."""
@@ -147,8 +149,11 @@ def load_settings(**flags: Any) -> Settings:
     ConfigurationError
         If a value is out of bounds, unknown or unreadable, or if settings contradict each other.
     """
-    if "TFT_CONFIG_FILE" in os.environ and not config_file().is_file():
-        raise _configuration_error(f"TFT_CONFIG_FILE names {config_file()}, which is not a file")
+    if ("TFT_CONFIG_FILE" in os.environ or os.path.lexists(config_file())) and not config_file().is_file():
+        raise _configuration_error(f"the settings file {config_file()} is not there, or is not a file")
+    for variable in os.environ:
+        if _is_misspelt(variable):
+            raise _configuration_error(f"the environment variable {variable} is no setting")
     try:
         return Settings(**{name: value for name, value in flags.items() if value is not None})
     except ValidationError as error:
@@ -158,6 +163,14 @@ def load_settings(**flags: Any) -> Settings:
         raise _configuration_error(reasons) from None
     except (SettingsError, ValueError, OSError) as error:  # unreadable JSON in a variable, broken TOML, no permission
         raise _configuration_error(str(error)) from None
+
+
+def _is_misspelt(variable: str) -> bool:
+    """Whether an environment variable looks like one of ours and is none, so that what it says would not hold."""
+    name = variable.upper()
+    if not name.startswith("TFT_"):
+        return False
+    return name.removeprefix("TFT_").lower() not in Settings.model_fields and name not in _NO_SETTINGS
 
 
 @cache

@@ -53,6 +53,22 @@ def test_flags_win_over_environment_which_wins_over_the_file(monkeypatch):
     assert (settings.daemon_port, settings.dashboard_port, settings.hidden_size) == (5555, 4444, 16)
 
 
+@pytest.mark.parametrize("variable", ["TFT_DEAMON_PORT", "tft_deamon_port"])
+def test_a_misspelt_variable_is_refused_instead_of_ignored(monkeypatch, variable):
+    monkeypatch.setenv("TFT_REAL_DATA", "no setting, but ours")
+    load_settings()
+    monkeypatch.setenv(variable, "3333")
+    assert variable in refusal().what
+
+
+def test_a_settings_file_that_is_no_file_is_refused_instead_of_ignored():
+    Path("tft.toml").mkdir()
+    assert "tft.toml" in refusal().what
+    Path("tft.toml").rmdir()
+    Path("tft.toml").symlink_to("tft.toml")
+    assert "tft.toml" in refusal().what
+
+
 def test_flags_that_were_not_given_change_nothing(monkeypatch):
     monkeypatch.setenv("TFT_DAEMON_PORT", "3333")
     assert load_settings(daemon_port=None).daemon_port == 3333
