@@ -34,7 +34,7 @@ from data_contract import (
 )
 from data_validator import DataValidator
 from server_encoder import ServerEncoder
-from tft_features import CATEGORICALS, REALS, FeatureSpec
+from tft_features import ANCHORS, CATEGORICALS, REALS, FeatureSpec
 from tft_model import FastTemporalFusionTransformer, NetworkConfig, build_network
 
 LATEST = "latest"
@@ -85,7 +85,12 @@ def save_model(
                 "contract_version": CONTRACT_VERSION,
                 "model_version": MODEL_VERSION,
                 "network": network.as_dict(),
-                "features": {**spec.as_dict(), "reals": list(REALS), "categoricals": list(CATEGORICALS)},
+                "features": {
+                    **spec.as_dict(),
+                    "reals": list(REALS),
+                    "categoricals": list(CATEGORICALS),
+                    "anchors": list(ANCHORS),
+                },
             },
         )
         write_json(
@@ -134,14 +139,13 @@ def load_model(model_dir: str | os.PathLike[str]) -> LoadedModel:
         info = json.loads((folder / TRAINING_INFO).read_text(encoding="utf-8"))
         spec = FeatureSpec.from_dict(config["features"])
         network_config = NetworkConfig.from_dict(config["network"])
-        inputs = (list(REALS), list(CATEGORICALS))
-        same_inputs = (config["features"]["reals"], config["features"]["categoricals"]) == inputs
+        made_for = [config["features"].get(part) for part in ("reals", "categoricals", "anchors")]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _unusable(
             folder, [f"{MODEL_CONFIG} does not describe a network ({type(error).__name__}: {error})"]
         ) from error
-    if not same_inputs:
-        raise _unusable(folder, ["the network was trained on other inputs than this version computes"])
+    if made_for != [list(REALS), list(CATEGORICALS), list(ANCHORS)]:
+        raise _unusable(folder, ["it was made by another version of this program, with other inputs or outputs"])
     try:
         network = build_network(spec, network_config)
         weights = load_file(folder / MODEL_WEIGHTS)

@@ -363,12 +363,13 @@ def test_a_config_of_other_inputs_or_none_at_all_is_refused(tiny_model_dir: Path
         (folder / "config.json").write_text(json.dumps({**config, **change}))
         with pytest.raises(ModelFolderError, match=r"config\.json"):
             load_model(folder)
-    folder = damaged(tiny_model_dir, tmp_path / "inputs")
-    config = json.loads((folder / "config.json").read_text())
-    config["features"]["reals"].reverse()
-    (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ModelFolderError, match="other inputs"):
-        load_model(folder)
+    for part in ("reals", "anchors"):
+        folder = damaged(tiny_model_dir, tmp_path / part)
+        config = json.loads((folder / "config.json").read_text())
+        config["features"][part].reverse()
+        (folder / "config.json").write_text(json.dumps(config))
+        with pytest.raises(ModelFolderError, match="another version of this program"):
+            load_model(folder)
 
 
 def test_a_checkpoint_comes_back_as_it_was_and_a_damaged_one_is_refused(tmp_path: Path) -> None:
