@@ -109,6 +109,8 @@ class DataValidator:
                 judge.add(piece, columns_judged=True)
                 if progress is not None:
                     progress(judge.rows, total)
+        else:
+            judge.rows = total  # there are rows, only none of the contract's columns
         judge.search_duplicates(lambda: iter_frames(path, [TIMESTAMP, SERVER_NAME]))
         report = judge.report(str(path), errors, warnings)
         if self.strict and not report.is_valid:

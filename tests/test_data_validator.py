@@ -683,3 +683,14 @@ def test_the_faults_of_a_real_fleet_are_counted_exactly(tmp_path):
         "columns",
         "the",
     ]
+
+
+def test_a_file_without_any_column_of_the_contract_is_not_called_empty(tmp_path):
+    file = tmp_path / "foreign.parquet"
+    pd.DataFrame({"when": [1, 2, 3], "load": [0.1, 0.2, 0.3]}).to_parquet(file)
+    report = DataValidator().validate_file(file)
+    assert report.rows == 3 and len(report.errors) == len(REQUIRED_COLUMNS)
+    assert all("is missing" in error for error in report.errors)
+    with pytest.raises(ContractError) as caught:
+        load_valid_frame(file)
+    assert "no rows" not in caught.value.what
