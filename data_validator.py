@@ -42,6 +42,7 @@ from data_contract import (
     ModelFolderError,
     shorten,
 )
+from model_inputs import input_names
 from server_encoder import ServerEncoder
 
 __all__ = ["DataValidator", "Progress", "ValidationReport", "load_valid_frame", "load_valid_tail", "model_folder_error"]
@@ -273,6 +274,11 @@ def _judge_model_folder(folder: Path) -> tuple[list[str], dict[str, Any]]:
             documents[name] = content
         else:
             errors.append(f"`{name}` holds {type(content).__name__} where a JSON object belongs")
+    if MODEL_CONFIG in documents:
+        features = documents[MODEL_CONFIG].get("features")
+        made_for = {part: features.get(part) for part in input_names()} if isinstance(features, dict) else None
+        if made_for != input_names():
+            errors.append(f"`{MODEL_CONFIG}`: the model was made by another version of this program, for other inputs")
     info = documents.get(TRAINING_INFO, {})
     if TRAINING_INFO in documents:
         errors += _judge_training_info(info)

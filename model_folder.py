@@ -33,8 +33,9 @@ from data_contract import (
     shorten,
 )
 from data_validator import DataValidator
+from model_inputs import input_names
 from server_encoder import ServerEncoder
-from tft_features import ANCHORS, CATEGORICALS, REALS, FeatureSpec
+from tft_features import FeatureSpec
 from tft_model import FastTemporalFusionTransformer, NetworkConfig, build_network
 
 LATEST = "latest"
@@ -85,12 +86,7 @@ def save_model(
                 "contract_version": CONTRACT_VERSION,
                 "model_version": MODEL_VERSION,
                 "network": network.as_dict(),
-                "features": {
-                    **spec.as_dict(),
-                    "reals": list(REALS),
-                    "categoricals": list(CATEGORICALS),
-                    "anchors": list(ANCHORS),
-                },
+                "features": {**spec.as_dict(), **input_names()},
             },
         )
         write_json(
@@ -139,13 +135,10 @@ def load_model(model_dir: str | os.PathLike[str]) -> LoadedModel:
         info = json.loads((folder / TRAINING_INFO).read_text(encoding="utf-8"))
         spec = FeatureSpec.from_dict(config["features"])
         network_config = NetworkConfig.from_dict(config["network"])
-        made_for = [config["features"].get(part) for part in ("reals", "categoricals", "anchors")]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _unusable(
             folder, [f"{MODEL_CONFIG} does not describe a network ({type(error).__name__}: {error})"]
         ) from error
-    if made_for != [list(REALS), list(CATEGORICALS), list(ANCHORS)]:
-        raise _unusable(folder, ["it was made by another version of this program, with other inputs or outputs"])
     try:
         network = build_network(spec, network_config)
         weights = load_file(folder / MODEL_WEIGHTS)

@@ -18,20 +18,17 @@ from torch import Tensor
 
 from data_contract import (
     HORIZON_STEPS,
-    METRIC_COLUMNS,
     METRICS,
-    PROFILE,
-    STATE,
     VALID_PROFILES,
     VALID_STATES,
 )
 from fleet_grid import DAY_STEPS, N_METRICS, FleetGrid
+from model_inputs import OBSERVED_REALS, REALS
 
 # At least p02, the nine deciles and p98; the median must be in the middle (see tft_model.ordered_quantiles).
 QUANTILES: tuple[float, ...] = (0.02, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.98)
 
-# Where a forecast may start from: the level of the last half hour, the same time of the day before, the day's median.
-ANCHORS = ("recent", "day_ago", "median")
+# Steps whose median is the recent level, the first of the ANCHORS: half an hour.
 RECENT_STEPS = 6
 
 # Weight of the fleet's typical spread against a window's own, in observed steps: one hour. A server that was heard of
@@ -39,22 +36,6 @@ RECENT_STEPS = 6
 PRIOR_STEPS = 12
 _SMALLEST_SCALE = 1e-3  # in the metric's unit; for metrics that no server of the training data reports
 _LARGEST_SCALED = 12.0  # |asinh| beyond which a value is an outlier of 80,000 spreads
-
-CALENDAR = ("time_of_day_sin", "time_of_day_cos", "day_of_week_sin", "day_of_week_cos", "is_weekend")
-STATIC_REALS = tuple(f"{column}_{what}" for what in ("level", "spread", "observed") for column in METRIC_COLUMNS)
-OBSERVED_REALS = (*METRIC_COLUMNS, *(f"{column}_missing" for column in METRIC_COLUMNS))
-KNOWN_REALS = (
-    *CALENDAR,
-    "relative_step",
-    *(f"{column}_day_ago" for column in METRIC_COLUMNS),
-    "day_ago_missing",
-)
-ENCODER_REALS = (*OBSERVED_REALS, *KNOWN_REALS)
-DECODER_REALS = KNOWN_REALS
-REALS = (*STATIC_REALS, *ENCODER_REALS)
-STATIC_CATEGORICALS = (PROFILE, "server_id")
-ENCODER_CATEGORICALS = (STATE,)
-CATEGORICALS = (*STATIC_CATEGORICALS, *ENCODER_CATEGORICALS)
 
 _UPPER = torch.tensor([np.inf if metric.upper is None else metric.upper for metric in METRICS])
 _LOWER = torch.tensor([metric.lower for metric in METRICS])

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from data_contract import METRIC_COLUMNS
-from tft_features import (
+from model_inputs import (
     ANCHORS,
     CATEGORICALS,
     DECODER_REALS,
@@ -29,9 +29,8 @@ from tft_features import (
     REALS,
     STATIC_CATEGORICALS,
     STATIC_REALS,
-    FeatureSpec,
-    Windows,
 )
+from tft_features import FeatureSpec, Windows
 
 # Finite in half precision, and far enough below any score that the softmax gives 0.
 _MASK_BIAS = -3e4

@@ -10,14 +10,9 @@ from conftest import make_fleet
 
 from data_contract import HORIZON_STEPS, METRIC_COLUMNS
 from fleet_grid import DAY_STEPS, FleetGrid
+from model_inputs import ANCHORS, CATEGORICALS, DECODER_REALS, ENCODER_REALS, REALS, STATIC_REALS
 from tft_features import (
-    ANCHORS,
-    CATEGORICALS,
-    DECODER_REALS,
-    ENCODER_REALS,
-    REALS,
     RECENT_STEPS,
-    STATIC_REALS,
     Augmentation,
     FeatureSpec,
     FleetTensors,

@@ -13,7 +13,8 @@ from pytorch_forecasting.models.temporal_fusion_transformer import TemporalFusio
 from torch import Tensor
 
 from fleet_grid import N_METRICS, FleetGrid
-from tft_features import ANCHORS, Augmentation, FeatureSpec, FleetTensors, Windows, gather_windows
+from model_inputs import ANCHORS
+from tft_features import Augmentation, FeatureSpec, FleetTensors, Windows, gather_windows
 from tft_model import (
     FastTemporalFusionTransformer,
     NetworkConfig,

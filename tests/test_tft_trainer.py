@@ -357,7 +357,7 @@ def test_weights_that_do_not_fit_to_the_last_key_shape_dtype_and_value_are_refus
 
 
 def test_a_config_of_other_inputs_or_none_at_all_is_refused(tiny_model_dir: Path, tmp_path: Path) -> None:
-    for number, change in enumerate(({"features": {}}, {"network": {"hidden_size": "wide"}})):
+    for number, change in enumerate(({"features": {}}, {"features": None}, {"network": {"hidden_size": "wide"}})):
         folder = damaged(tiny_model_dir, tmp_path / str(number))
         config = json.loads((folder / "config.json").read_text())
         (folder / "config.json").write_text(json.dumps({**config, **change}))
