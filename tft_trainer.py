@@ -50,6 +50,7 @@ BEST_CHECKPOINT = "best.safetensors"
 MAX_LOSS_RATIO = 1.5
 
 _RUN_FILE = "run.json"
+_NETWORK_SETTINGS = ("hidden_size", "attention_heads", "dropout", "encoder_steps")
 _TRAINING_SETTINGS = (
     "learning_rate",
     "batch_size",
@@ -68,6 +69,7 @@ class _Run:
     folder: Path
     epochs: int
     fingerprint: str
+    settings: dict[str, Any]
 
     @property
     def checkpoint(self) -> Path | None:
@@ -99,7 +101,7 @@ def train(
     epochs : int
         At most so many; early stopping may end sooner.
     resume : bool
-        Go on with the newest interrupted run of `models_dir`, with that run's number of epochs.
+        Go on with the newest interrupted run of `models_dir`, with that run's epochs and settings.
     max_minutes : float, optional
         End after so long with the best weights so far.
     console : Console, optional
@@ -143,6 +145,10 @@ def _train(
     say = console.print if console is not None else _silent
     started = time.monotonic()
     grid = FleetGrid.from_frame(load_valid_frame(data_path))
+    fingerprint = hashlib.sha256(grid.values.tobytes() + "\0".join(grid.names).encode()).hexdigest()
+    run = _interrupted_run(models_dir, fingerprint) if resume else None
+    if run is not None:  # goes on as it was begun, whatever is set now
+        settings = settings.model_copy(update=run.settings)
     split = split_origins(grid, settings.validation_share)
     encoder = ServerEncoder()
     encoder.create_mapping(grid.names)
@@ -152,8 +158,14 @@ def _train(
         prior_scale=typical_spread(grid.until(grid.first_step + split.train_end)),
     )
     fleet = FleetTensors.from_grid(grid, spec, [encoder.encode(name) for name in grid.names])
-    fingerprint = hashlib.sha256(grid.values.tobytes() + "\0".join(grid.names).encode()).hexdigest()
-    run = _open_run(models_dir, fingerprint, epochs, resume)
+    if run is None:
+        run = _Run(
+            folder=models_dir / RUNS / f"{utc_now():%Y%m%d_%H%M%S_%f}",
+            epochs=epochs,
+            fingerprint=fingerprint,
+            settings={key: getattr(settings, key) for key in (*_NETWORK_SETTINGS, *_TRAINING_SETTINGS)},
+        )
+        _note_run(run, model=None)
 
     pl.seed_everything(settings.seed, verbose=False)
     network = NetworkConfig(settings.hidden_size, settings.attention_heads, settings.dropout)
@@ -203,7 +215,7 @@ def _train(
     passed = not quality["failures"]
     destination = models_dir if passed else models_dir / REJECTED
     folder = save_model(destination, name, weights, spec, network, info, encoder, make_latest=passed)
-    write_json(run.folder / _RUN_FILE, {"epochs": run.epochs, "fingerprint": fingerprint, "model": folder.name})
+    _note_run(run, model=folder.name)
     if not passed:
         raise TrainingError(
             f"The model did not pass the quality gate: {'; '.join(quality['failures'])}.",
@@ -263,16 +275,25 @@ def _free_name(models_dir: Path, moment: datetime) -> str:
         moment += timedelta(seconds=1)
 
 
-def _open_run(models_dir: Path, fingerprint: str, epochs: int, resume: bool) -> _Run:
-    """Folder of a new run, or the newest unfinished one."""
-    if not resume:
-        folder = models_dir / RUNS / f"{utc_now():%Y%m%d_%H%M%S_%f}"
-        write_json(folder / _RUN_FILE, {"epochs": epochs, "fingerprint": fingerprint, "model": None})
-        return _Run(folder, epochs, fingerprint)
+def _note_run(run: _Run, model: str | None) -> None:
+    """Write down what a run was begun with, and which model it became."""
+    content = {"epochs": run.epochs, "fingerprint": run.fingerprint, "settings": run.settings, "model": model}
+    write_json(run.folder / _RUN_FILE, content)
+
+
+def _interrupted_run(models_dir: Path, fingerprint: str) -> _Run:
+    """Find the newest run that did not become a model.
+
+    Raises
+    ------
+    TrainingError
+        If there is none, or if it was begun with other data.
+    """
     for file in sorted((models_dir / RUNS).glob(f"*/{_RUN_FILE}"), reverse=True):
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
-            run = _Run(file.parent, int(content["epochs"]), str(content["fingerprint"]))
+            kept = {key: content["settings"][key] for key in (*_NETWORK_SETTINGS, *_TRAINING_SETTINGS)}
+            run = _Run(file.parent, int(content["epochs"]), str(content["fingerprint"]), kept)
             finished = content["model"] is not None
         except (OSError, ValueError, KeyError, TypeError):
             continue  # not a run of ours, or one that died while it was begun

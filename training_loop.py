@@ -91,7 +91,7 @@ class ForecastTask(pl.LightningModule):
             raise TrainingError(
                 f"The loss became {float(loss.detach())} in epoch {self.current_epoch + 1}, batch {batch_idx}.",
                 why="Weights that are not finite forecast nothing; the last good checkpoint was kept.",
-                fix="Resume with a smaller TFT_LEARNING_RATE: `python main.py train --resume`.",
+                fix="Train anew with a smaller TFT_LEARNING_RATE.",
             )
         self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(batch.labels))
         self.log("loss", loss.detach(), prog_bar=True, logger=False)

@@ -178,7 +178,8 @@ def test_resume_needs_an_interrupted_run_on_the_same_data(settings: Settings, fl
         train(fleet_file, tmp_path, settings, resume=True)
     run = tmp_path / "runs" / "20260101_000000_000000"
     run.mkdir(parents=True)
-    (run / "run.json").write_text(json.dumps({"epochs": 2, "fingerprint": "other", "model": None}))
+    begun = {"epochs": 2, "fingerprint": "other", "settings": settings.model_dump(mode="json"), "model": None}
+    (run / "run.json").write_text(json.dumps(begun))
     with pytest.raises(TrainingError, match="not what the run"):
         train(fleet_file, tmp_path, settings, resume=True)
 
@@ -201,7 +202,8 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(
         patched.setattr(tft_trainer.EpochReport, "on_train_epoch_start", dies_in_the_second_epoch)
         train(fleet_file, tmp_path, settings, epochs=2)
     assert not (tmp_path / "latest").exists()
-    folder = train(fleet_file, tmp_path, settings, resume=True)
+    otherwise = settings.model_copy(update={"windows_per_epoch": 999, "hidden_size": 16, "encoder_steps": 30})
+    folder = train(fleet_file, tmp_path, otherwise, epochs=9, resume=True)  # goes on as it was begun all the same
     resumed, straight = (load_file(each / "model.safetensors") for each in (folder, tiny_model_dir))
     for key in straight:
         torch.testing.assert_close(resumed[key], straight[key], rtol=1e-5, atol=1e-6)
