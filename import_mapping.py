@@ -94,7 +94,7 @@ ColumnRef: TypeAlias = StrictStr | Annotated[StrictInt, Field(ge=1)]  # a name, 
 
 
 # ------------------------------------------------------------------------------------------------------------ sections
-class _Section(BaseModel):
+class Section(BaseModel):
     """Part of a mapping file; unknown keys are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -103,7 +103,7 @@ class _Section(BaseModel):
     alternatives: ClassVar[tuple[str, ...]] = ()
 
     @model_validator(mode="after")
-    def _one_alternative(self) -> _Section:
+    def _one_alternative(self) -> Section:
         given = [name for name in self.alternatives if getattr(self, name) not in (None, (), False)]
         if self.alternatives and len(given) != 1:
             wanted = ", ".join(f"`{name}`" for name in self.alternatives)
@@ -111,7 +111,7 @@ class _Section(BaseModel):
         return self
 
 
-class SourceSection(_Section):
+class SourceSection(Section):
     """How files are read."""
 
     format: Literal["auto", "csv", "parquet"] = Field("auto", description="auto looks at the first bytes of a file")
@@ -165,7 +165,7 @@ class SourceSection(_Section):
         return set(_compiled(self.file_pattern).groupindex) if self.file_pattern else set()
 
 
-class TimeSection(_Section):
+class TimeSection(Section):
     """When a row was measured."""
 
     alternatives = ("column", "columns", "any_of", "start")
@@ -236,7 +236,7 @@ class TimeSection(_Section):
         return zone_of(self.timezone)
 
 
-class ServerSection(_Section):
+class ServerSection(Section):
     """Which server a row is of."""
 
     alternatives = ("column", "any_of", "name", "from_file_name")
@@ -251,7 +251,7 @@ class ServerSection(_Section):
     zero_pad: StrictInt = Field(0, ge=0, le=20, description="digits to fill a number up to, before the prefix")
 
 
-class MetricSection(_Section):
+class MetricSection(Section):
     """Where one metric of the contract comes from."""
 
     alternatives = ("column", "columns", "any_of")
@@ -268,7 +268,7 @@ class MetricSection(_Section):
     optional: StrictBool = Field(False, description="the column may be absent: the metric is then missing")
 
 
-class StateSection(_Section):
+class StateSection(Section):
     """Where the state comes from; without this section it is derived by the contract's rule."""
 
     alternatives = ("column", "any_of")
@@ -284,7 +284,7 @@ class StateSection(_Section):
         return _all_in(values, VALID_STATES, "state")
 
 
-class ProfileRule(_Section):
+class ProfileRule(Section):
     """Servers whose name fits have this profile."""
 
     pattern: StrictStr = Field(description="regular expression, searched anywhere in the server's name")
@@ -301,7 +301,7 @@ class ProfileRule(_Section):
         return _all_in({"": profile}, VALID_PROFILES, "profile")[""]
 
 
-class ProfileSection(_Section):
+class ProfileSection(Section):
     """A server's profile: by its column, else the rules, else the contract's name patterns, else `default`."""
 
     column: ColumnRef | None = Field(None, description="column that holds the role")
@@ -330,7 +330,7 @@ class ProfileSection(_Section):
         return self
 
 
-class Layout(_Section):
+class Layout(Section):
     """One form in which the data comes; a mapping holds one or several, and each file takes the first that fits."""
 
     layout_name: StrictStr = Field("", description="name of the layout for messages and the report")
@@ -344,7 +344,7 @@ class Layout(_Section):
     @field_validator("metrics")
     @classmethod
     def _known_metrics(cls, metrics: dict[str, MetricSection]) -> dict[str, MetricSection]:
-        faults = [f"`{name}` is no metric{_near(name, METRIC_COLUMNS)}" for name in metrics if name not in UNITS]
+        faults = [f"`{name}` is no metric{near(name, METRIC_COLUMNS)}" for name in metrics if name not in UNITS]
         faults += [fault for name, metric in metrics.items() if name in UNITS for fault in _unit_faults(name, metric)]
         if not metrics:
             faults.append("at least one metric is needed")
@@ -397,6 +397,17 @@ def load_mapping(path: str | os.PathLike[str]) -> Mapping:
         If there is no such file, if it is no TOML, or if it says something that cannot be; all faults are listed.
     """
     path = Path(path)
+    return parse_mapping(read_mapping_file(path), name=path.stem, source=str(path))
+
+
+def read_mapping_file(path: Path) -> dict[str, Any]:
+    """Content of a mapping file as it stands there.
+
+    Raises
+    ------
+    ImportMappingError
+        If there is no such file, or it is no TOML.
+    """
     tomllib: Any = import_module("tomllib" if _has_module("tomllib") else "tomli")
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -409,10 +420,10 @@ def load_mapping(path: str | os.PathLike[str]) -> Mapping:
     except UnicodeDecodeError as error:
         raise _not_toml(path, f"it is no UTF-8 text (byte {error.start:,})") from error
     try:
-        content = tomllib.loads(text)
+        content: dict[str, Any] = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise _not_toml(path, str(error)) from error
-    return parse_mapping(content, name=path.stem, source=str(path))
+    return content
 
 
 def load_preset(name: str) -> Mapping:
@@ -421,24 +432,36 @@ def load_preset(name: str) -> Mapping:
     Raises
     ------
     ImportMappingError
+        If there is none, or it is for a Prometheus.
+    """
+    return load_mapping(preset_file(name))
+
+
+def preset_file(name: str) -> Path:
+    """File of the shipped mapping of that name.
+
+    Raises
+    ------
+    ImportMappingError
         If there is none.
     """
-    known = presets()
+    known = presets() | presets(prometheus=True)
     if name not in known:
         raise ImportMappingError(
-            f"There is no preset {name!r}{_near(name, known)}.",
+            f"There is no preset {name!r}{near(name, known)}.",
             why="A preset says which column is which metric, so a wrong one cannot be guessed.",
             fix=f"Take one of {', '.join(known)}, or write a mapping file and give it with --mapping.",
         )
-    return load_mapping(PRESETS_FOLDER / f"{name}.toml")
+    return PRESETS_FOLDER / f"{name}.toml"
 
 
-def presets() -> dict[str, str]:
-    """Shipped mappings: name → one sentence."""
-    tomllib: Any = import_module("tomllib" if _has_module("tomllib") else "tomli")
+def presets(*, prometheus: bool = False) -> dict[str, str]:
+    """Shipped mappings for files, or those for a Prometheus: name → one sentence."""
+    contents = {path.stem: read_mapping_file(path) for path in sorted(PRESETS_FOLDER.glob("*.toml"))}
     return {
-        path.stem: str(tomllib.loads(path.read_text(encoding="utf-8")).get("description", ""))
-        for path in sorted(PRESETS_FOLDER.glob("*.toml"))
+        name: str(content.get("description", ""))
+        for name, content in contents.items()
+        if ("prometheus" in content) == prometheus
     }
 
 
@@ -459,17 +482,25 @@ def parse_mapping(content: dict[str, Any], *, name: str = "mapping", source: str
     ImportMappingError
         With everything that is wrong with it.
     """
+    if "prometheus" in content:
+        raise ImportMappingError(
+            f"{source} says what to ask a Prometheus, not how files are to be read.",
+            why="Without the columns' names nothing can be read from files.",
+            fix="Give the address of the Prometheus with --prometheus URL, or take another mapping for files.",
+        )
     top = {key: content[key] for key in ("name", "description") if key in content}
     sections = {key: value for key, value in content.items() if key not in top}
     several = "layout" in sections
     layouts = sections.pop("layout") if several else [sections]
     if several and sections:
         misplaced = ", ".join(f"`{key}`" for key in sections)
-        raise _wrong(source, [f"{misplaced} beside [[layout]]: put it into one of the layouts as `layout.…`"])
+        raise wrong_mapping(source, [f"{misplaced} beside [[layout]]: put it into one of the layouts as `layout.…`"])
     try:
         return Mapping.model_validate({"name": name, **top, "layouts": layouts})
     except ValidationError as error:
-        raise _wrong(source, [_describe(dict(fault), several=several) for fault in error.errors()]) from None
+        raise wrong_mapping(
+            source, [describe_fault(dict(fault), several=several) for fault in error.errors()]
+        ) from None
 
 
 def zone_of(name: str) -> tzinfo:
@@ -484,8 +515,8 @@ def zone_of(name: str) -> tzinfo:
     try:
         return zoneinfo.ZoneInfo(name)
     except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
-        near = _near(name, zoneinfo.available_timezones())
-        raise ValueError(f"{name!r} is no time zone{near}; write e.g. Europe/Berlin, UTC or +02:00") from None
+        hint = near(name, zoneinfo.available_timezones())
+        raise ValueError(f"{name!r} is no time zone{hint}; write e.g. Europe/Berlin, UTC or +02:00") from None
 
 
 # -------------------------------------------------------------------------------------------------------------- faults
@@ -497,7 +528,7 @@ def _unit_faults(name: str, metric: MetricSection) -> Iterator[str]:
         if metric.of_unit is not None:
             yield f"`{name}.of_unit` is the unit of `of`, which is not given"
         if metric.unit is not None and metric.unit not in UNITS[name]:
-            hint = _near(metric.unit, UNITS[name])
+            hint = near(metric.unit, UNITS[name])
             share = " (a share of a capacity also needs `of`)" if metric.unit in SHARE_UNITS else ""
             yield f"`{name}.unit` {metric.unit!r} is none of {', '.join(UNITS[name])}{hint}{share}"
         return
@@ -528,12 +559,15 @@ def _all_in(values: dict[str, str], valid: tuple[str, ...], kind: str) -> dict[s
     return values
 
 
-def _near(word: object, known: Any) -> str:
+def near(word: object, known: Any) -> str:
+    """Hint at the known word that is most like another; empty if none is."""
     close = difflib.get_close_matches(str(word), [str(name) for name in known], 1)
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
-_SECTIONS: Final[dict[str, type[_Section]]] = {
+AnySections: TypeAlias = dict[str, type[BaseModel]]
+
+_SECTIONS: Final[AnySections] = {
     "source": SourceSection,
     "time": TimeSection,
     "server": ServerSection,
@@ -544,7 +578,9 @@ _SECTIONS: Final[dict[str, type[_Section]]] = {
 }
 
 
-def _describe(fault: dict[str, Any], *, several: bool) -> str:
+def describe_fault(
+    fault: dict[str, Any], *, several: bool = False, root: type[BaseModel] = Layout, sections: AnySections = _SECTIONS
+) -> str:
     """One sentence for one fault that pydantic found, in the words of the file."""
     place = list(fault["loc"])
     if place[:1] == ["layouts"]:
@@ -552,11 +588,11 @@ def _describe(fault: dict[str, Any], *, several: bool) -> str:
     parts = [str(part) for part in place if part != "" and not _is_branch(part)]
     where = ".".join(parts) or "mapping"
     if fault["type"] == "extra_forbidden":
-        section = next((model for part, model in reversed(_SECTIONS.items()) if part in parts[:-1]), Layout)
+        section = next((model for part, model in reversed(sections.items()) if part in parts[:-1]), root)
         if "rules" in parts:
             section = ProfileRule
         known = [*section.model_fields, *(["name", "description", "layout"] if section is Layout else [])]
-        return f"unknown key `{where}`{_near(parts[-1], known)}; known here: {', '.join(known)}"
+        return f"unknown key `{where}`{near(parts[-1], known)}; known here: {', '.join(known)}"
     if fault["type"] == "missing":
         return f"`{where}` is missing"
     message = str(fault["msg"]).removeprefix("Value error, ")
@@ -573,7 +609,8 @@ def _is_branch(part: object) -> bool:
     )
 
 
-def _wrong(source: str, faults: list[str]) -> ImportMappingError:
+def wrong_mapping(source: str, faults: list[str]) -> ImportMappingError:
+    """Error that lists all that is wrong with a mapping."""
     listed = "\n".join(f"    - {fault}" for fault in dict.fromkeys(faults))
     return ImportMappingError(
         f"{source} says something that cannot be:\n{listed}",
