@@ -26,7 +26,13 @@ from data_contract import METRIC_COLUMNS, VALID_PROFILES, ConfigurationError, sh
 
 DEFAULT_CONFIG_FILE = "tft.toml"
 
-_NO_SETTINGS = ("TFT_CONFIG_FILE", "TFT_REAL_DATA")  # where the settings lie; real fleets for the tests
+_NO_SETTINGS = (
+    "TFT_CONFIG_FILE",  # where the settings lie
+    "TFT_REAL_DATA",  # real fleets for the tests
+    "TFT_PROMETHEUS_TOKEN",  # secrets of the import from a Prometheus
+    "TFT_PROMETHEUS_USER",
+    "TFT_PROMETHEUS_PASSWORD",
+)
 
 
 class Settings(BaseSettings):

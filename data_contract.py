@@ -182,6 +182,7 @@ def shorten(items: object, limit: int = 6) -> str:
 #   ContractError (ValueError)      rows or columns break the contract
 #   DataFileError (OSError)         a data file cannot be read or written
 #   ImportMappingError (ValueError) a mapping file of the importer is wrong or does not fit the source
+#   PrometheusError (RuntimeError)  a Prometheus cannot be asked, or its answers cannot be used
 #   ModelFolderError (ValueError)   a model folder is incomplete, damaged or of another contract
 #   TrainingError (RuntimeError)    training cannot start or did not produce a usable model
 #   ConfigurationError (ValueError) a setting is wrong
@@ -248,6 +249,12 @@ class DataFileError(ProductError, OSError):
 
 class ImportMappingError(ProductError, ValueError):
     """A mapping file of the importer that is wrong or does not fit the source."""
+
+    document = "Docs/IMPORTING.md"
+
+
+class PrometheusError(ProductError, RuntimeError):
+    """A Prometheus that cannot be asked, or whose answers cannot be used."""
 
     document = "Docs/IMPORTING.md"
 
