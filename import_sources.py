@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, Final, Protocol
+from typing import Any, BinaryIO, Final, NamedTuple, Protocol
 from urllib.parse import unquote
 
 import pyarrow as pa
@@ -160,6 +160,51 @@ def _wanted(path: Path, mapping: Mapping) -> bool:
 def _partitions(path: Path, root: Path) -> dict[str, str]:
     pairs = (part.split("=", 1) for part in path.relative_to(root).parts[:-1] if "=" in part)
     return {name: unquote(value) for name, value in pairs}
+
+
+class FileState(NamedTuple):
+    """What tells whether a file is still the same."""
+
+    size: int
+    modified_ns: int
+    number: int  # of the file in its file system
+
+
+def file_state(path: Path) -> FileState:
+    """State of a file.
+
+    Raises
+    ------
+    DataFileError
+        If it cannot be looked at.
+    """
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise _no_data(path, error.strerror or str(error)) from error
+    return FileState(found.st_size, found.st_mtime_ns, found.st_ino)
+
+
+def refuse_changed(path: Path, before: FileState) -> None:
+    """A file that was written to or replaced while it was read.
+
+    Raises
+    ------
+    DataFileError
+        If its state is not as before, or it is gone.
+    """
+    try:
+        same = file_state(path) == before
+        reason = "it was changed while it was read"
+    except DataFileError:
+        same, reason = False, "it vanished while it was read"
+    if not same:
+        raise DataFileError(
+            f"{path} cannot be imported: {reason}.",
+            why="What was read is neither what was there before nor what is there now.",
+            fix="Wait until nobody writes to it, or copy it and import the copy.",
+            document=DOCUMENT,
+        )
 
 
 # ------------------------------------------------------------------------------------------------------------- binding
@@ -393,7 +438,9 @@ class _ParquetSource:
         texts = [name for place, name in own.items() if pa.types.is_string(self.types[place])]
         done = 0
         try:
-            with pq.ParquetFile(self._path, read_dictionary=texts) as parquet:
+            # Without pre-buffering a row group is read page by page, however large it is.
+            options: Any = {"pre_buffer": False, "buffer_size": 1 << 20}
+            with pq.ParquetFile(self._path, read_dictionary=texts, **options) as parquet:
                 for record in parquet.iter_batches(batch_size=BATCH_ROWS, columns=list(own.values())):
                     done += record.num_rows
                     cells = {place: record.column(name) for place, name in own.items()}

@@ -1,17 +1,18 @@
 """How foreign CSV or Parquet becomes contract Parquet: read by a mapping, repaired by stated rules, counted, validated.
 
-`import_mapping.py` says what a mapping may say, `import_sources.py` opens files, `import_cells.py` reads cells, and
-`import_report.py` holds the rules and the report; this module puts rows together and writes the result. Metrics that
-the source lacks stay missing. Knows nothing of models.
+`import_mapping.py` says what a mapping may say, `import_sources.py` opens files, `import_cells.py` reads cells,
+`import_runs.py` sorts rows, `import_rows.py` settles duplicates, and `import_report.py` holds the rules and the report;
+this module leads rows through all of them and writes the result. Memory does not grow with the number of rows. Metrics
+that the source lacks stay missing. Knows nothing of models.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Final
@@ -39,6 +40,7 @@ from data_contract import (
     VALID_STATES,
     DataFileError,
     ImportMappingError,
+    ProductError,
     profile_for_name,
     shorten,
 )
@@ -57,8 +59,9 @@ from import_cells import (
 )
 from import_mapping import Mapping, ProfileSection, load_mapping, load_preset, parse_mapping, presets
 from import_report import RULES_BY_NAME, ImportReport, Tally, merge_counts, render_report
-from import_rows import NO_STATE, Piece, Rows, assemble
-from import_sources import DOCUMENT, Batch, Binding, bind, find_files
+from import_rows import NO_STATE, Gaps, Rows, regrouped, settled
+from import_runs import Runs
+from import_sources import DOCUMENT, Batch, Binding, SourceFile, bind, file_state, find_files, refuse_changed
 from server_encoder import ServerEncoder
 
 __all__ = [
@@ -74,7 +77,8 @@ __all__ = [
 
 _ROWS_PER_GROUP: Final = 262_144
 _STEPS: Final = 10_000  # of the progress bar
-_READ_STEPS: Final = 7_000  # of them for reading; the rest is for writing and validating
+_READ_STEPS: Final = 5_500  # of them for reading, as measured on 4.3 million rows
+_WRITE_STEPS: Final = 2_500  # for sorting and writing; the rest is for validating
 
 Progress = Callable[[int, int], None]  # steps done, steps in all
 
@@ -117,32 +121,15 @@ def import_files(
     files, passed = find_files([Path(path) for path in listed], mapping)
     advance = progress or _silent
     advance(0, _STEPS)
-    collected = _Collected()
-    empty: list[str] = []
-    size = sum(file.path.stat().st_size for file in files) or 1
-    done = 0
-    for file in files:
-        binding = bind(file, mapping)
-        rows_before = collected.tally.rows_in
-        for batch in _read(binding, collected) if binding is not None else ():
-            share = (done + batch.share_done * file.path.stat().st_size) / size
-            advance(int(_READ_STEPS * min(share, 1.0)), _STEPS)
-        done += file.path.stat().st_size
-        if collected.tally.rows_in == rows_before:
-            empty.append(file.path.name)
-    _refuse_nothing(collected, [str(file.path) for file in files])
-    rows = assemble(
-        collected.pieces,
-        collected.servers.names,
-        lambda code, name: _profile(code, name, collected),
-        collected.tally,
-    )
-    _refuse_dead_metrics(rows, collected.tally)
-    if passed:
-        collected.note(f"{len(passed):,} other file(s) in the folder were passed over: {shorten(passed)}")
-    if empty:
-        collected.warnings.append(f"{len(empty):,} file(s) hold no rows: {shorten(empty)}")
-    return _write(rows, collected, mapping, Path(out_dir), advance)
+    with _work_folder(Path(out_dir)) as aside:
+        collected = _Collected(aside)
+        with contextlib.closing(collected.runs):
+            _read_all(files, mapping, collected, advance)
+            if passed:
+                collected.note(f"{len(passed):,} other file(s) in the folder were passed over: {shorten(passed)}")
+            report = _write(collected, mapping, Path(out_dir), aside, advance)
+    advance(_STEPS, _STEPS)
+    return report
 
 
 def _silent(done: int, total: int) -> None:
@@ -151,24 +138,49 @@ def _silent(done: int, total: int) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------------- reading
-@dataclass
 class _Collected:
-    """All that was read so far."""
+    """All that is known of what was read so far; the rows themselves are in `runs`."""
 
-    tally: Tally = field(default_factory=Tally)
-    servers: ServerCodes = field(default_factory=ServerCodes)
-    pieces: list[Piece] = field(default_factory=list)
-    profiles: dict[int, int] = field(default_factory=dict)  # server → place in VALID_PROFILES, if a column says so
-    sections: dict[int, ProfileSection] = field(default_factory=dict)  # server → what the mapping says of its profile
-    layouts: dict[str, int] = field(default_factory=dict)
-    repeats: dict[tuple[int, int], tuple[int, bool]] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
+    def __init__(self, aside: Path) -> None:
+        self.tally = Tally()
+        self.servers = ServerCodes()
+        self.runs = Runs(aside, self.servers.names)
+        self.reported: set[str] = set()  # metrics of which some value could be used
+        self.columns: set[str] = set()  # metrics of which there is a column
+        self.profiles: dict[int, int] = {}  # server → place in VALID_PROFILES, if a column says so
+        self.sections: dict[int, ProfileSection] = {}  # server → what the mapping says of its profile
+        self.layouts: dict[str, int] = {}
+        self.repeats: dict[tuple[int, int], tuple[int, bool]] = {}
+        self.notes: list[str] = []
+        self.warnings: list[str] = []
 
     def note(self, text: str) -> None:
         """Keep an assumption for the report, once."""
         if text not in self.notes:
             self.notes.append(text)
+
+
+def _read_all(files: Sequence[SourceFile], mapping: Mapping, collected: _Collected, advance: Progress) -> None:
+    """Read the rows of all files."""
+    sizes = {file.path: file_state(file.path) for file in files}
+    total = sum(state.size for state in sizes.values()) or 1
+    empty: list[str] = []
+    done = 0
+    for file in files:
+        binding = bind(file, mapping)
+        rows_before = collected.tally.rows_in
+        for batch in _read(binding, collected) if binding is not None else ():
+            share = (done + batch.share_done * sizes[file.path].size) / total
+            advance(int(_READ_STEPS * min(share, 1.0)), _STEPS)
+        refuse_changed(file.path, sizes[file.path])
+        done += sizes[file.path].size
+        if collected.tally.rows_in == rows_before:
+            empty.append(file.path.name)
+    if empty:
+        collected.warnings.append(f"{len(empty):,} file(s) hold no rows: {shorten(empty)}")
+    collected.tally.count_rows("out_of_order", collected.runs.late)
+    _refuse_nothing(collected, [str(file.path) for file in files])
+    _refuse_dead_metrics(collected)
 
 
 def _read(binding: Binding, collected: _Collected) -> Iterator[Batch]:
@@ -228,7 +240,9 @@ def _read_batch(binding: Binding, batch: Batch, times: TimeReader, collected: _C
         metrics = {metric: values[some] for metric, values in metrics.items()}
         state = None if state is None else state[some]
     if len(server):
-        collected.pieces.append(Piece(server, time, metrics, state, repaired))
+        collected.columns.update(metrics)
+        collected.reported.update(name for name, values in metrics.items() if not np.isnan(values).all())
+        collected.runs.add(Rows(server, time, metrics, state, repaired))
 
 
 def _read_states(binding: Binding, batch: Batch, tally: Tally) -> npt.NDArray[np.int8] | None:
@@ -285,7 +299,7 @@ def _refuse_nothing(collected: _Collected, files: list[str]) -> None:
             fix="Check that the file is the one you meant and that it was written to its end.",
             document=DOCUMENT,
         )
-    if collected.pieces:
+    if collected.runs.rows:
         return
     reasons = [
         f"{rule} {count:,}{_for_example(tally, rule)}: {RULES_BY_NAME[rule].text}"
@@ -300,13 +314,14 @@ def _refuse_nothing(collected: _Collected, files: list[str]) -> None:
     )
 
 
-def _refuse_dead_metrics(rows: Rows, tally: Tally) -> None:
+def _refuse_dead_metrics(collected: _Collected) -> None:
     """A metric of which no value could be used although there were some speaks for a wrong unit or number format."""
+    tally = collected.tally
     dead = [
         metric
-        for metric, values in rows.metrics.items()
-        if any(tally.values.get(rule, Counter())[metric] for rule in ("not_a_number", "above_limit"))
-        and bool(np.isnan(values).all())
+        for metric in METRIC_COLUMNS
+        if metric in collected.columns - collected.reported
+        and any(tally.values.get(rule, Counter())[metric] for rule in ("not_a_number", "above_limit"))
     ]
     if dead:
         listed = "\n".join(f"    - {fault}" for fault in _value_repairs(tally, dead))
@@ -333,7 +348,7 @@ def _for_example(tally: Tally, key: str) -> str:
     return f" (e.g. {tally.examples[key]})" if key in tally.examples else ""
 
 
-def _warnings(rows: Rows, tally: Tally, interval: float | None) -> Iterator[str]:
+def _warnings(written: _Written, tally: Tally) -> Iterator[str]:
     """What looks wrong although it could be imported."""
     for rule, count in tally.dropped().items():
         if rule not in {"no_metrics", "duplicate", "merged"} and count > 0.05 * tally.rows_in:
@@ -345,9 +360,9 @@ def _warnings(rows: Rows, tally: Tally, interval: float | None) -> Iterator[str]
                 share = f"{100 * count / tally.present[metric]:.0f} % of the values of {metric}"
                 yield f"{share} are missing by the rule {rule}{_for_example(tally, f'{rule}.{metric}')}"
     for metric in ("cpu_pct", "mem_pct"):
-        values = rows.metrics.get(metric)
-        if values is not None and len(values) >= 100 and 0 < np.nanmax(values, initial=0.0) <= 1:
+        if written.rows >= 100 and 0 < written.highest[metric] <= 1:
             yield f'no value of {metric} is above 1 %: if they are ratios, set `unit = "ratio"`'
+    interval = written.interval_minutes
     if interval is not None and interval > STEP_MINUTES:
         yield (
             f"there is one sample every {interval:g} minutes, but the model's step is {STEP_MINUTES}: "
@@ -356,84 +371,119 @@ def _warnings(rows: Rows, tally: Tally, interval: float | None) -> Iterator[str]
 
 
 # ------------------------------------------------------------------------------------------------------------- writing
-def _write(rows: Rows, collected: _Collected, mapping: Mapping, out_dir: Path, advance: Progress) -> ImportReport:
-    """Write the three files aside, validate them, and move them into place together."""
-    made = not out_dir.exists()
+@contextlib.contextmanager
+def _work_folder(out_dir: Path) -> Iterator[Path]:
+    """A hidden folder to work in; its three files move to `out_dir` together when the block ends well.
+
+    What cannot be written is told as such. Folders that were made for the import go again if it fails.
+    """
+    absent = [folder for folder in (out_dir, *out_dir.parents) if not folder.exists()]
     try:
         with written_together(out_dir, (SERVER_MAPPING, DATA_INFO, DATA_FILE)) as aside:
-            derived = _write_rows(rows, aside / DATA_FILE, advance)
-            advance(_READ_STEPS + 1_500, _STEPS)
-            found = DataValidator(strict=True).validate_file(
-                aside / DATA_FILE,
-                lambda done, total: advance(_READ_STEPS + 1_500 + 1_500 * done // max(total, 1), _STEPS),
-            )
-            report = _report(rows, collected, mapping, out_dir, found, derived)
-            encoder = ServerEncoder()
-            encoder.create_mapping(rows.names)
-            encoder.save_mapping(aside / SERVER_MAPPING)
-            write_json(aside / DATA_INFO, _metadata(report, found))
+            yield aside
+    except ProductError:
+        raise
     except OSError as error:
-        cause = error.__cause__ if isinstance(error, DataFileError) else error
-        if not isinstance(cause, OSError):
-            raise
-        raise DataFileError(
-            f"The import cannot be written to {out_dir}: {_os_reason(cause)}.",
-            why="The next stages read it from there; nothing half-written was left behind.",
-            fix="Free some space, or choose another folder with --out_dir, then import again.",
-            document=DOCUMENT,
-        ) from error
+        raise _unwritable(out_dir, error) from error
     finally:
-        if made and out_dir.is_dir() and not any(out_dir.iterdir()):
-            out_dir.rmdir()
-    advance(_STEPS, _STEPS)
+        with contextlib.suppress(OSError):  # stops at the first that holds something
+            for folder in absent:
+                folder.rmdir()
+
+
+def _unwritable(out_dir: Path, error: OSError) -> DataFileError:
+    return DataFileError(
+        f"The import cannot be written to {out_dir}: {_os_reason(error)}.",
+        why="The next stages read it from there; nothing half-written was left behind.",
+        fix="Free some space, or choose another folder with --out_dir, then import again.",
+        document=DOCUMENT,
+    )
+
+
+def _write(collected: _Collected, mapping: Mapping, out_dir: Path, aside: Path, advance: Progress) -> ImportReport:
+    """Write the three files and validate them."""
+    written = _Written(collected)
+    parts = settled(collected.runs.in_order(), written.names, collected.tally)
+    try:
+        with open_writer(aside / DATA_FILE) as writer:
+            for rows in regrouped(parts, _ROWS_PER_GROUP):
+                writer.write(written.table(rows))
+                advance(_READ_STEPS + _WRITE_STEPS * writer.rows // collected.runs.rows, _STEPS)
+    except DataFileError as error:  # it names the file in the work folder
+        cause = error.__cause__
+        raise _unwritable(out_dir, cause if isinstance(cause, OSError) else error) from error
+    before = _READ_STEPS + _WRITE_STEPS
+    found = DataValidator(strict=True).validate_file(
+        aside / DATA_FILE,
+        lambda done, total: advance(before + (_STEPS - before) * done // max(total, 1), _STEPS),
+    )
+    report = _report(written, collected, mapping, out_dir, found)
+    encoder = ServerEncoder()
+    encoder.create_mapping(written.names)
+    encoder.save_mapping(aside / SERVER_MAPPING)
+    write_json(aside / DATA_INFO, _metadata(report, found))
     return report
 
 
-def _write_rows(rows: Rows, path: Path, advance: Progress) -> int:
-    """Write the rows; return for how many the state was derived."""
-    names = pa.array(rows.names, pa.string())
-    states = pa.array(VALID_STATES, pa.string())
-    profile_codes = np.array([VALID_PROFILES.index(profile) for profile in rows.profiles], np.int32)
-    profiles = pa.array(VALID_PROFILES, pa.string())
-    total, derived = len(rows.time), 0
-    with open_writer(path) as writer:
-        for begin in range(0, total, _ROWS_PER_GROUP):
-            part = slice(begin, begin + _ROWS_PER_GROUP)
-            count = len(rows.time[part])
-            metrics = {name: values[part] for name, values in rows.metrics.items()}
-            state = derive_states(metrics, count)
-            if rows.state is not None:
-                state = np.where(rows.state[part] == NO_STATE, state, rows.state[part])
-                derived += int((rows.state[part] == NO_STATE).sum())
-            else:
-                derived += count
-            server = rows.server[part]
-            columns = {
-                TIMESTAMP: pa.array(rows.time[part]).cast(pa.timestamp("us", tz="UTC")),
-                SERVER_NAME: pa.DictionaryArray.from_arrays(pa.array(server), names),
-                **{
-                    name: pa.array(metrics[name], from_pandas=True)
-                    if name in metrics
-                    else pa.nulls(count, pa.float32())
-                    for name in METRIC_COLUMNS
-                },
-                STATE: pa.DictionaryArray.from_arrays(pa.array(state.astype(np.int32)), states),
-                PROFILE: pa.DictionaryArray.from_arrays(pa.array(profile_codes[server]), profiles),
-            }
-            writer.write(pa.table(columns))
-            advance(_READ_STEPS + 1_500 * (begin + count) // total, _STEPS)
-    return derived
+class _Written:
+    """Makes contract tables of rows in their final order, and knows what was in them."""
+
+    def __init__(self, collected: _Collected) -> None:
+        codes = collected.runs.servers()
+        self.names = [collected.servers.names[code] for code in codes]
+        self.rows = 0
+        self.repaired = 0
+        self.derived = 0  # rows whose state the source did not say
+        self.highest = dict.fromkeys(METRIC_COLUMNS, 0.0)
+        self._gaps = Gaps()
+        profiles = [_profile(int(code), collected.servers.names[code], collected) for code in codes]
+        self._profiles = np.array([VALID_PROFILES.index(profile) for profile in profiles], np.int32)
+
+    @property
+    def interval_minutes(self) -> float | None:
+        """Usual time between two rows of a server."""
+        middle = self._gaps.median()
+        return None if middle is None else middle / 60e6
+
+    def table(self, rows: Rows) -> pa.Table:
+        """Contract table of the next rows."""
+        count = len(rows)
+        self.rows += count
+        self.repaired += int(rows.repaired.sum())
+        self._gaps.add(rows.server, rows.time)
+        for name, values in rows.metrics.items():
+            self.highest[name] = max(self.highest[name], float(np.fmax.reduce(values, initial=0.0)))
+        state = derive_states(rows.metrics, count)
+        unstated = np.ones(count, np.bool_) if rows.state is None else rows.state == NO_STATE
+        if rows.state is not None:
+            state = np.where(unstated, state, rows.state)
+        self.derived += int(unstated.sum())
+        first, last = int(rows.server[0]), int(rows.server[-1])  # names are kept once per row group
+        columns = {
+            TIMESTAMP: pa.array(rows.time).cast(pa.timestamp("us", tz="UTC")),
+            SERVER_NAME: _coded(rows.server - first, self.names[first : last + 1]),
+            **{
+                name: pa.array(rows.metrics[name], from_pandas=True)
+                if name in rows.metrics
+                else pa.nulls(count, pa.float32())
+                for name in METRIC_COLUMNS
+            },
+            STATE: _coded(state.astype(np.int32), VALID_STATES),
+            PROFILE: _coded(self._profiles[rows.server], VALID_PROFILES),
+        }
+        return pa.table(columns)
+
+
+def _coded(codes: Codes, words: Sequence[str]) -> pa.Array:
+    return pa.DictionaryArray.from_arrays(pa.array(codes), pa.array(words, pa.string()))
 
 
 def _report(
-    rows: Rows, collected: _Collected, mapping: Mapping, out_dir: Path, found: ValidationReport, derived: int
+    written: _Written, collected: _Collected, mapping: Mapping, out_dir: Path, found: ValidationReport
 ) -> ImportReport:
     tally = collected.tally
     assert found.start is not None and found.end is not None
-    apart = np.diff(rows.time)[rows.server[1:] == rows.server[:-1]]
-    interval = float(np.median(apart)) / 60e6 if len(apart) else None
-    repaired = int(rows.repaired.sum())
-    lost = tuple(sorted(set(collected.servers.names) - set(rows.names)))
+    lost = tuple(sorted(set(collected.servers.names) - set(written.names)))
     if lost:
         collected.note(f"{len(lost):,} server(s) of the source never report any of the four metrics: {shorten(lost)}")
     return ImportReport(
@@ -449,19 +499,19 @@ def _report(
             for name, rule in RULES_BY_NAME.items()
             if rule.effect in {"row changed", "row kept"} and tally.rows[name]
         },
-        rows_repaired=repaired,
-        rows_unchanged=found.rows - repaired,
+        rows_repaired=written.repaired,
+        rows_unchanged=found.rows - written.repaired,
         servers=found.servers,
         start=iso_z(found.start),
         end=iso_z(found.end),
-        interval_minutes=interval,
+        interval_minutes=written.interval_minutes,
         reported={name: 1 - found.missing[name] / found.rows for name in METRIC_COLUMNS},
         profiles=found.profiles,
         states=found.states,
-        states_derived=derived,
+        states_derived=written.derived,
         servers_without_metrics=lost,
         notes=tuple(collected.notes),
-        warnings=(*collected.warnings, *_warnings(rows, tally, interval), *found.warnings),
+        warnings=(*collected.warnings, *_warnings(written, tally), *found.warnings),
     )
 
 
