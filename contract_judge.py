@@ -37,14 +37,15 @@ from data_contract import (
     name_fault,
     shorten,
 )
+from data_quality import NO_TIME, Integers, Mask, OrderedRows, QualityWatch
+from quality_checks import Quality
+from quality_findings import judge_quality
 
 _IMPORT_HINT = "bring it in with `python main.py import FILE`"
-_NO_TIME = np.iinfo(np.int64).min  # how NumPy stores NaT
 _ROWS_PER_DUPLICATE_SEARCH = 4_000_000  # about 150 MB while sorting
 _FOREIGN_VALUES_KEPT = 100  # of a state or profile column that holds something else altogether
 
-Integers = npt.NDArray[np.int64]
-Mask = npt.NDArray[np.bool_]
+Floats = npt.NDArray[np.floating[Any]]
 Place = Callable[[int], str]  # names the row of a piece for a message
 
 
@@ -69,7 +70,9 @@ class ValidationReport:
     missing : dict
         Number of rows in which a metric is not reported, for each metric.
     errors, warnings : list of str
-        One sentence each; the source is valid when there are no errors.
+        One sentence each; the source is valid when there are no errors. Findings on the quality are among the warnings.
+    quality : Quality or None
+        What the data of each server is like; None where that was not asked for.
     """
 
     source: str
@@ -82,14 +85,15 @@ class ValidationReport:
     missing: dict[str, int] = field(default_factory=dict)
     errors: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    quality: Quality | None = None
 
     @property
     def is_valid(self) -> bool:
         """Whether there are no errors (warnings do not count)."""
         return not self.errors
 
-    def as_dict(self) -> dict[str, Any]:
-        """The same for `--json`, times in ISO 8601."""
+    def as_dict(self, *, all_servers: bool = False) -> dict[str, Any]:
+        """The same for `--json`, times in ISO 8601; of large fleets the worst servers, or all of them."""
         return {
             "source": self.source,
             "is_valid": self.is_valid,
@@ -102,6 +106,7 @@ class ValidationReport:
             "missing": self.missing,
             "errors": self.errors,
             "warnings": self.warnings,
+            **({} if self.quality is None else {"quality": self.quality.as_dict(all_servers=all_servers)}),
         }
 
 
@@ -131,14 +136,21 @@ class _Text(NamedTuple):
 
 
 class RowJudge:
-    """All that was seen of one source so far, piece by piece; what it keeps grows with the servers, not the rows."""
+    """All that was seen of one source so far, piece by piece; what it keeps grows with the servers, not the rows.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    watch : QualityWatch, optional
+        Takes in the same rows, for what each server's data is like.
+    """
+
+    def __init__(self, watch: QualityWatch | None = None) -> None:
+        self._watch = watch
         self.rows = 0
         self._errors: list[str] = []
         self._warnings: list[str] = []
         self._faults: dict[str, _Fault] = {}
-        self._start, self._end = np.iinfo(np.int64).max, _NO_TIME
+        self._start, self._end = np.iinfo(np.int64).max, NO_TIME
         self._states: dict[str, int] = {}
         self._missing = dict.fromkeys(METRIC_COLUMNS, 0)
         self._judged_metrics: set[str] = set()
@@ -150,6 +162,7 @@ class RowJudge:
         self._restless = np.zeros(0, np.bool_)  # some row has another profile than the server's first
         self._unsorted = np.zeros(0, np.bool_)
         self._suspect = np.zeros(0, np.bool_)  # a row was not later than the one before: there may be duplicates
+        self._duplicates = np.zeros(0, np.int64)
 
     def judge_columns(self, names: Iterable[object]) -> None:
         """Look for missing, unknown and repeated columns."""
@@ -180,13 +193,15 @@ class RowJudge:
             parts = []
             if servers is not None and servers[row] >= 0:
                 parts.append(next(islice(self._servers, int(servers[row]), None)))
-            if times is not None and times[row] != _NO_TIME:
+            if times is not None and times[row] != NO_TIME:
                 parts.append(f"at {_iso(times[row])}")
             return " ".join(parts) or f"row {self.rows - len(frame) + row:,}"
 
+        values: dict[str, Floats] = {}
         for metric in METRICS:
-            if metric.column in usable:
-                self._judge_metric(frame[metric.column], metric, place)
+            numbers = self._judge_metric(frame[metric.column], metric, place) if metric.column in usable else None
+            if numbers is not None:
+                values[metric.column] = numbers
         if STATE in usable:
             states = self._judge_choice(frame[STATE], STATE, VALID_STATES, place)
             for value, count in zip(states.values, states.counts, strict=True) if states else ():
@@ -196,7 +211,10 @@ class RowJudge:
         if servers is not None and profiles is not None:
             self._judge_constancy(servers, profiles)
         if servers is not None and times is not None:
-            self._judge_order(servers, times)
+            ordered = _by_server(servers, times)
+            self._judge_order(ordered)
+            if self._watch is not None:
+                self._watch.add(ordered, values, len(self._servers))
 
     def search_duplicates(self, pieces: Callable[[], Iterable[pd.DataFrame]]) -> None:
         """Read the suspect servers' rows again and look for equal (server, timestamp) pairs.
@@ -208,6 +226,7 @@ class RowJudge:
         groups = np.cumsum(self._server_rows[suspects]) // _ROWS_PER_DUPLICATE_SEARCH
         names = np.array(list(self._servers), dtype=object)
         fault = _Fault("the same (server_name, timestamp) occurs again")
+        self._duplicates = np.zeros(len(names), np.int64)
         for group in np.unique(groups):
             wanted = np.zeros(len(names), np.bool_)
             wanted[suspects[groups == group]] = True
@@ -216,7 +235,7 @@ class RowJudge:
                 text, times = _text(piece[SERVER_NAME]), _microseconds(piece[TIMESTAMP])
                 lookup = np.array([*(self._servers.get(value, -1) for value in text.values), -1], np.int64)
                 codes = lookup[text.codes]
-                keep = (codes >= 0) & wanted[codes] & (times != _NO_TIME)
+                keep = (codes >= 0) & wanted[codes] & (times != NO_TIME)
                 kept_servers.append(codes[keep])
                 kept_times.append(times[keep])
             server, time = np.concatenate(kept_servers), np.concatenate(kept_times)
@@ -226,11 +245,12 @@ class RowJudge:
             if len(again):
                 fault.example = fault.example or f"{names[server[again[0]]]} at {_iso(time[again[0]])}"
                 fault.rows += len(again)
+                self._duplicates += np.bincount(server[again], minlength=len(names))
         if fault.rows:
             self._faults["duplicates"] = fault
 
     def report(self, source: str, errors: Iterable[str] = (), warnings: Iterable[str] = ()) -> ValidationReport:
-        """Everything found, after the given errors and warnings."""
+        """Everything found, after the given errors and warnings; nothing may be added afterwards."""
         names = list(self._servers)
         found = [*errors, *self._errors, *(fault.sentence() for fault in self._faults.values())]
         noted = [*warnings, *self._warnings]
@@ -245,6 +265,11 @@ class RowJudge:
         if self._unsorted.any():
             unsorted = [names[code] for code in np.flatnonzero(self._unsorted)]
             noted.append(f"rows are not in the order of time in {len(unsorted):,} server(s): {shorten(unsorted)}")
+        quality = None
+        if self._watch is not None:
+            unknown = np.zeros(len(names) - len(self._duplicates), np.int64)
+            quality = judge_quality(self._watch, names, np.concatenate([self._duplicates, unknown]))
+            noted += quality.warnings
         per_profile = np.bincount(self._server_profile[self._server_profile >= 0], minlength=len(VALID_PROFILES))
         return ValidationReport(
             source=source,
@@ -257,6 +282,7 @@ class RowJudge:
             missing=self._missing,
             errors=found,
             warnings=noted,
+            quality=quality,
         )
 
     # ------------------------------------------------------------------------------------------------ single columns
@@ -282,10 +308,10 @@ class RowJudge:
         if series.dt.tz is None:
             self._once(self._warnings, "`timestamp` has no time zone: it is taken as UTC")
         times = _microseconds(series)
-        known = times[times != _NO_TIME]
+        known = times[times != NO_TIME]
         if len(known):
             self._start, self._end = min(self._start, int(known.min())), max(self._end, int(known.max()))
-        self._count("`timestamp` is missing", times == _NO_TIME, lambda row: f"row {self.rows - len(series) + row:,}")
+        self._count("`timestamp` is missing", times == NO_TIME, lambda row: f"row {self.rows - len(series) + row:,}")
         return times
 
     def _judge_servers(self, series: pd.Series[Any]) -> Integers | None:
@@ -307,7 +333,7 @@ class RowJudge:
                 codes[value] = self._servers.setdefault(name, len(self._servers))
         grown = len(self._servers) - len(self._last)
         self._server_rows = np.concatenate([self._server_rows, np.zeros(grown, np.int64)])
-        self._last = np.concatenate([self._last, np.full(grown, _NO_TIME)])
+        self._last = np.concatenate([self._last, np.full(grown, NO_TIME)])
         self._server_profile = np.concatenate([self._server_profile, np.full(grown, -1)])
         for flags in ("_restless", "_unsorted", "_suspect"):
             setattr(self, flags, np.concatenate([getattr(self, flags), np.zeros(grown, np.bool_)]))
@@ -315,15 +341,13 @@ class RowJudge:
         self._server_rows += np.bincount(servers[servers >= 0], minlength=len(self._last))
         return servers
 
-    def _judge_metric(self, series: pd.Series[Any], metric: Metric, place: Place) -> None:
+    def _judge_metric(self, series: pd.Series[Any], metric: Metric, place: Place) -> Floats | None:
         values = _numbers(series)
         if values is None:
             self._once(self._errors, f"`{metric.column}` holds {_kind(series)}, not numbers: {_IMPORT_HINT}")
-            return
+            return None
         self._judged_metrics.add(metric.column)
         self._missing[metric.column] += int(np.count_nonzero(np.isnan(values)))
-        if not len(values):
-            return
         least, most = float(np.fmin.reduce(values)), float(np.fmax.reduce(values))  # both pass over NaN
         upper = np.inf if metric.upper is None else metric.upper
         if np.isinf(least) or np.isinf(most):
@@ -341,6 +365,7 @@ class RowJudge:
             if fault.worst is None or extreme(worst, fault.worst) != fault.worst:
                 fault.worst, fault.example = float(worst), f"{worst!s} ({place(int(np.argmax(values == worst)))})"
             fault.rows += int(np.count_nonzero(wrong))
+        return values
 
     def _judge_choice(self, series: pd.Series[Any], column: str, valid: tuple[str, ...], place: Place) -> _Text | None:
         text = self._as_text(series, column)
@@ -376,25 +401,37 @@ class RowJudge:
         self._server_profile = np.where(self._server_profile >= 0, self._server_profile, first)
         self._restless[servers[profile != self._server_profile[servers]]] = True
 
-    def _judge_order(self, servers: Integers, times: Integers) -> None:
+    def _judge_order(self, rows: OrderedRows) -> None:
         """Within a server, and on from the piece before, each row is later than the last."""
-        known = (servers >= 0) & (times != _NO_TIME)
-        if not known.all():
-            servers, times = servers[known], times[known]
+        servers, times, begins = rows.servers, rows.times, rows.begins
         if not len(servers):
             return
-        if len(self._last) <= 1 << 16:
-            order = np.argsort(servers.astype(np.uint16), kind="stable")  # radix sort: three times as quick
-        else:
-            order = np.argsort(servers, kind="stable")
-        servers, times = servers[order], times[order]
-        begins = np.concatenate([[True], servers[1:] != servers[:-1]])
         before = np.concatenate([times[:1], times[:-1]])
         before[begins] = self._last[servers[begins]]
-        self._unsorted[servers[times < before]] = True
-        self._suspect[servers[times <= before]] = True
+        early = times <= before
+        if early.any():
+            self._unsorted[servers[early & (times < before)]] = True
+            self._suspect[servers[early]] = True
         ends = np.concatenate([begins[1:], [True]])
         self._last[servers[ends]] = np.maximum(self._last[servers[ends]], times[ends])
+
+
+def _by_server(servers: Integers, times: Integers) -> OrderedRows:
+    """Rows whose server and time are known, sorted by server, otherwise as they came."""
+    order: Integers | slice = slice(None)
+    known = (servers >= 0) & (times != NO_TIME)
+    if not known.all():
+        order = np.flatnonzero(known)
+        servers, times = servers[order], times[order]
+    if (servers[1:] < servers[:-1]).any():
+        # Radix sort, where there are few enough servers: three times as quick
+        keys = servers.astype(np.uint16) if servers.max() < 1 << 16 else servers
+        places = np.argsort(keys, kind="stable")
+        order = places if isinstance(order, slice) else order[places]
+        servers, times = servers[places], times[places]
+    begins = np.ones(len(servers), np.bool_)
+    begins[1:] = servers[1:] != servers[:-1]
+    return OrderedRows(order, servers, times, begins)
 
 
 def _text(series: pd.Series[Any]) -> _Text:

@@ -20,7 +20,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.dataset as ds
 
-from common_utils import iso_z, sha256_of_file
+from common_utils import iso_z, sha256_of_file, utc_now
 from contract_judge import RowJudge, ValidationReport
 from contract_parquet import VERSION_KEY, iter_frames, open_dataset, read_frame, unreadable
 from data_contract import (
@@ -42,7 +42,9 @@ from data_contract import (
     ModelFolderError,
     shorten,
 )
+from data_quality import SECOND, QualityWatch
 from model_inputs import input_names
+from quality_checks import FUTURE_TOLERANCE, OLDEST
 from server_encoder import ServerEncoder
 
 __all__ = ["DataValidator", "Progress", "ValidationReport", "load_valid_frame", "load_valid_tail", "model_folder_error"]
@@ -84,7 +86,7 @@ class DataValidator:
         return report.is_valid, report.errors, report.warnings
 
     def validate_file(self, path: str | os.PathLike[str], progress: Progress | None = None) -> ValidationReport:
-        """Check a Parquet file, or a folder of them, in constant memory.
+        """Check a Parquet file, or a folder of them, in constant memory: the contract, and the quality of each server.
 
         Parameters
         ----------
@@ -103,7 +105,7 @@ class DataValidator:
         dataset = open_dataset(path)
         errors, warnings, total = _judge_footers(path, dataset)
         present = [name for name in REQUIRED_COLUMNS if name in dataset.schema.names]
-        judge = RowJudge()
+        judge = RowJudge(QualityWatch(int(utc_now().timestamp()) * SECOND, OLDEST, FUTURE_TOLERANCE))
         judge.judge_columns(dataset.schema.names)
         if present:
             for piece in iter_frames(path, present):
