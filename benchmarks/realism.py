@@ -161,7 +161,7 @@ def judge(real: Sequence[Fleet], made: Fleet, effort: Effort, seed: int) -> Judg
     for profile in sorted(set(ours.profile.tolist())):
         of_profile = np.flatnonzero(ours.profile == profile)
         some = draw(rng, of_profile, effort.windows_profile)
-        compare(profile, (theirs, draw(rng, everything, effort.windows_profile)), (ours, some), clues=5)
+        compare(profile, (theirs, draw(rng, everything, len(some))), (ours, some), clues=5)
         mine, matched = draw_matched(rng, ours, of_profile, theirs, everything, effort.windows_profile)
         compare(f"{profile}_matched", (theirs, matched), (ours, mine), clues=5)
 
