@@ -242,17 +242,39 @@ def _stream(
     "Docs/IMPORTING.md",
     "python main.py import vms.parquet --preset bitbrains --out_dir ./training/",
     "python main.py import host1.csv host2.csv --mapping my_mapping.toml",
+    "python main.py import --prometheus http://prometheus:9090 --preset node_exporter --from -30d",
     "python main.py import --list-presets",
 )
 def import_(
     files: Annotated[list[Path] | None, typer.Argument(metavar="FILE…", help="CSV or Parquet files.")] = None,
     preset: Annotated[str | None, typer.Option(help="Shipped mapping to use, see --list-presets.")] = None,
     mapping: Annotated[Path | None, typer.Option(help="Your own mapping file (TOML).")] = None,
+    prometheus: Annotated[
+        str | None, typer.Option(metavar="URL", help="Import from this Prometheus instead of files; --from says what.")
+    ] = None,
+    since: Annotated[
+        str | None,
+        typer.Option("--from", metavar="TIME", help="First time: 2026-11-01, 2026-11-01T08:00Z, -30d, -12h; UTC."),
+    ] = None,
+    until: Annotated[
+        str | None, typer.Option("--to", metavar="TIME", help="Last time, likewise.", show_default="now")
+    ] = None,
+    step: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="Between rows of a server: 5m, 1m, 15s, 5s.", show_default="5m"),
+    ] = None,
     out_dir: OutDir = None,
     list_presets: Annotated[bool, typer.Option("--list-presets", help="List the shipped mappings and stop.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Bring foreign CSV or Parquet under the contract; every repair is counted and reported."""
+    """Bring foreign CSV or Parquet, or what a Prometheus has, under the contract; every repair is counted."""
+    if prometheus is None and (since, until, step) != (None, None, None):
+        raise typer.BadParameter("--from, --to and --step are for --prometheus URL.", param_hint="--from")
+    if prometheus is not None and not list_presets:
+        if files:
+            raise typer.BadParameter("give either files or --prometheus.", param_hint="FILE…")
+        _import_prometheus(prometheus, preset, mapping, out_dir, since, until or "now", step or "5m", as_json=as_json)
+        return
     if not list_presets and not files:
         raise typer.BadParameter("name at least one file to import.", param_hint="FILE…")
     if not list_presets and (preset is None) == (mapping is None):
@@ -260,7 +282,7 @@ def import_(
     import metrics_importer as importer
 
     if list_presets:
-        names = importer.presets()
+        names = importer.presets() | importer.presets(prometheus=True)
         if as_json:
             show_json(names)
         else:
@@ -279,6 +301,39 @@ def import_(
     else:
         from import_report import render_report
 
+        render_report(report, _stdout())
+
+
+def _import_prometheus(
+    url: str,
+    preset: str | None,
+    mapping: Path | None,
+    out_dir: Path | None,
+    since: str | None,
+    until: str,
+    step: str,
+    *,
+    as_json: bool,
+) -> None:
+    if (preset is None) == (mapping is None):
+        raise typer.BadParameter("give either --preset (node_exporter) or --mapping.", param_hint="--preset")
+    if since is None:
+        raise typer.BadParameter("say from when on to import, e.g. --from -30d.", param_hint="--from")
+    from import_report import render_report
+    from prometheus_import import import_prometheus
+    from prometheus_mapping import load_prometheus_mapping, load_prometheus_preset
+
+    def tell(sentence: str) -> None:
+        if not as_json:
+            print(sentence, file=sys.stderr, flush=True)
+
+    chosen = load_prometheus_preset(preset) if preset is not None else load_prometheus_mapping(mapping or Path())
+    folder = _settings(data_dir=out_dir).data_dir
+    with _progress("Importing", quiet=as_json) as progress:
+        report = import_prometheus(url, chosen, folder, since, until, step, progress=progress, tell=tell)
+    if as_json:
+        show_json(report.as_dict())
+    else:
         render_report(report, _stdout())
 
 
