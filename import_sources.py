@@ -27,7 +27,7 @@ from import_mapping import FILE_NAME, Layout, Mapping, MetricSection, SourceSect
 
 DOCUMENT: Final = "Docs/IMPORTING.md"
 BATCH_ROWS: Final = 262_144
-_CSV_BLOCK_BYTES: Final = 8 << 20
+_CSV_BLOCK_BYTES: Final = 4 << 20  # eight blocks are read ahead: 8 MB each would cost 100 MB more
 _HEAD_BYTES: Final = 1 << 16
 _SEPARATORS: Final = (",", ";", "\t", "|")
 _UNIT_SEPARATOR: Final = "\x1f"  # stands for separators that Arrow cannot take: it reads single bytes only

@@ -116,6 +116,8 @@ OutDir = Annotated[
     Path | None, typer.Option("--out_dir", help="Folder to write to.", show_default="setting data_dir, ./training/")
 ]
 
+TIME_FORMATS = ["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%SZ"]
+
 
 # ------------------------------------------------------------------------------------------------------------- commands
 @command("setup", "QUICK_START.md", "python main.py setup")
@@ -335,6 +337,53 @@ def _import_prometheus(
         show_json(report.as_dict())
     else:
         render_report(report, _stdout())
+
+
+@command(
+    "export",
+    "Docs/IMPORTING.md",
+    "python main.py export training/server_metrics.parquet --out fleet.csv",
+    "python main.py export training/ --out web.parquet --server ppweb001 --server ppweb002",
+    "python main.py export training/ --out week.csv --since 2026-01-05 --until 2026-01-12",
+)
+def export(
+    path: Annotated[
+        Path | None,
+        typer.Argument(help="Parquet file or folder of them.", show_default="setting data_dir, ./training/"),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="File to write.", show_default="required")] = None,
+    file_format: Annotated[
+        Literal["csv", "parquet"] | None,
+        typer.Option("--format", help="Format of the file.", show_default="by the ending of --out"),
+    ] = None,
+    server: Annotated[list[str] | None, typer.Option(help="Only this server; may be repeated.")] = None,
+    since: Annotated[
+        datetime | None, typer.Option(metavar="TIME", formats=TIME_FORMATS, help="Only rows from then on, UTC.")
+    ] = None,
+    until: Annotated[
+        datetime | None, typer.Option(metavar="TIME", formats=TIME_FORMATS, help="Only rows before then, UTC.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write contract data as one CSV or Parquet file, whole or cut; `import --preset contract` brings it back."""
+    if out is None:
+        raise typer.BadParameter("name the file to write.", param_hint="--out")
+    endings: dict[str, Literal["csv", "parquet"]] = {".csv": "csv", ".parquet": "parquet"}
+    chosen = file_format or endings.get(out.suffix.lower())
+    if chosen is None:
+        raise typer.BadParameter("give it, or let --out end in .csv or .parquet.", param_hint="--format")
+    from metrics_exporter import export_file
+
+    source = path or _settings().data_dir
+    with _progress("Exporting", quiet=as_json) as progress:
+        report = export_file(source, out, chosen, servers=server, since=since, until=until, progress=progress).as_dict()
+    if as_json:
+        show_json(report)
+    else:
+        _done(
+            f"{report['rows']:,} rows of {report['servers']:,} servers, {report['start']} to {report['end']}",
+            report["out"],
+        )
 
 
 @command(

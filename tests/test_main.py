@@ -21,7 +21,19 @@ from data_contract import DaemonError
 from main import Command, app
 
 ROOT = Path(__file__).resolve().parent.parent
-COMMANDS = ("setup", "status", "generate", "import", "validate", "train", "predict", "serve", "dashboard", "demo")
+COMMANDS = (
+    "setup",
+    "status",
+    "generate",
+    "import",
+    "export",
+    "validate",
+    "train",
+    "predict",
+    "serve",
+    "dashboard",
+    "demo",
+)
 
 
 def run(
@@ -78,6 +90,7 @@ def test_help_of_every_command_shows_examples_and_a_document_that_exists(command
             "--stream --url --speed --warmup_hours --json",
         ),
         ("import", "--preset --mapping --out_dir --json --list-presets"),
+        ("export", "--out --format --server --since --until --json"),
         ("validate", "--model-dir --strict --json"),
         ("train", "--data --epochs --models-dir --resume --preset --max-minutes --json"),
         ("predict", "--model-dir --data --server --json --out"),
