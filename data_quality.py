@@ -216,7 +216,7 @@ class QualityWatch:
         changed = np.flatnonzero((steps != before) & (before > 0))
         if len(changed):
             change = np.abs(steps[changed] - before[changed])
-            near = 4 * change < np.minimum(steps[changed], before[changed])  # lost samples are no jitter
+            near = 5 * change < 4 * np.minimum(steps[changed], before[changed])  # lost samples are no jitter
             np.add.at(table.jitter, who[changed[near]], change[near])
         table.last_step[servers] = steps[ends]
 

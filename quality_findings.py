@@ -124,10 +124,10 @@ class _Figures:
 
 
 def _mean_around(counts: Integers, sums: Floats, places: Integers) -> Floats:
-    """Mean of the steps in a bin and its two neighbours, for each server; NaN without any step."""
-    rows = np.arange(len(counts))[:, None]
-    near = np.clip(places[:, None] + np.array([-1, 0, 1]), 0, counts.shape[1] - 1)
-    count, total = counts[rows, near].sum(axis=1), sums[rows, near].sum(axis=1)
+    """Mean of the steps about as long as those in a bin, for each server; NaN without any step."""
+    middle = BIN_EDGES[places][:, None]
+    near = (0.6 * middle <= BIN_EDGES) & (1.5 * middle > BIN_EDGES)  # as much below as above, so jitter cancels out
+    count, total = np.where(near, counts, 0).sum(axis=1), np.where(near, sums, 0.0).sum(axis=1)
     means: Floats = np.where(count > 0, total / np.maximum(count, 1), np.nan)
     return means
 
@@ -292,7 +292,7 @@ class _Judge:
             figures.other_share,
             lambda place: (
                 f"every {_duration(interval[place])}, but every {_duration(figures.base[place])} in "
-                f"{figures.other_share[place]:.0%} of the time"
+                f"{_percent(figures.other_share[place])} of the time"
             ),
         )
         self.note("coarse", coarse, interval, lambda place: f"every {_duration(interval[place])}")
