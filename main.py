@@ -245,6 +245,7 @@ def _stream(
     "python main.py import vms.parquet --preset bitbrains --out_dir ./training/",
     "python main.py import host1.csv host2.csv --mapping my_mapping.toml",
     "python main.py import --prometheus http://prometheus:9090 --preset node_exporter --from -30d",
+    "python main.py import --explain unknown.csv --write my_mapping.toml",
     "python main.py import --list-presets",
 )
 def import_(
@@ -267,9 +268,23 @@ def import_(
     ] = None,
     out_dir: OutDir = None,
     list_presets: Annotated[bool, typer.Option("--list-presets", help="List the shipped mappings and stop.")] = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Propose a mapping for an unknown file, say why, and stop.")
+    ] = False,
+    write: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the proposed mapping to this file (--explain).")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file that --write names (--explain).")] = False,
     as_json: Json = False,
 ) -> None:
     """Bring foreign CSV or Parquet, or what a Prometheus has, under the contract; every repair is counted."""
+    if not explain and (write is not None or force):
+        raise typer.BadParameter("--write and --force are for --explain.", param_hint="--write")
+    if explain:
+        if (preset, mapping, prometheus, out_dir) != (None, None, None, None) or not files:
+            raise typer.BadParameter("name a file or folder, and no mapping or Prometheus.", param_hint="--explain")
+        _explain(files, write, force=force, as_json=as_json)
+        return
     if prometheus is None and (since, until, step) != (None, None, None):
         raise typer.BadParameter("--from, --to and --step are for --prometheus URL.", param_hint="--from")
     if prometheus is not None and not list_presets:
@@ -304,6 +319,23 @@ def import_(
         from import_report import render_report
 
         render_report(report, _stdout())
+
+
+def _explain(files: list[Path], write: Path | None, *, force: bool, as_json: bool) -> None:
+    from explain_report import render_explanation
+    from import_explain import explain, write_mapping
+
+    explanation = explain(files)
+    if as_json:
+        show_json(explanation.as_dict())
+    else:
+        render_explanation(explanation, _stdout(), with_mapping=write is None)
+    if explanation.fault is not None:
+        raise explanation.fault
+    if write is not None:
+        write_mapping(write, explanation, force=force)
+        if not as_json:
+            _done("The mapping is written; read it, then give it to `python main.py import` with --mapping.", write)
 
 
 def _import_prometheus(
