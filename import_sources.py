@@ -1,70 +1,37 @@
-"""Which files an import reads, which layout of the mapping fits each, and their columns in batches of Arrow arrays.
+"""Which files an import reads, which layout of the mapping fits each, and where its columns stand.
 
-Text stays text here: turning cells into numbers and times is `import_cells.py`'s work.
+Reading them is `import_readers.py`'s work.
 """
 
 from __future__ import annotations
 
-import codecs
-import csv
 import difflib
-import io
-import os
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Final, NamedTuple, Protocol
+from typing import Final
 from urllib.parse import unquote
 
 import pyarrow as pa
-import pyarrow.csv as pa_csv
-import pyarrow.parquet as pq
 
-from contract_parquet import unreadable
 from data_contract import DataFileError, ImportMappingError, shorten
-from import_mapping import FILE_NAME, Layout, Mapping, MetricSection, SourceSection
+from import_mapping import FILE_NAME, Layout, Mapping, MetricSection
+from import_readers import (
+    COMPRESSED_ENDINGS,
+    CSV_ENDINGS,
+    DOCUMENT,
+    PARQUET_ENDINGS,
+    Batch,
+    CsvSource,
+    MisfitError,
+    ParquetSource,
+    Source,
+    SourceFile,
+    kind_of,
+)
 
-DOCUMENT: Final = "Docs/IMPORTING.md"
-BATCH_ROWS: Final = 262_144
-_CSV_BLOCK_BYTES: Final = 4 << 20  # eight blocks are read ahead: 8 MB each would cost 100 MB more
-_HEAD_BYTES: Final = 1 << 16
-_SEPARATORS: Final = (",", ";", "\t", "|")
-_UNIT_SEPARATOR: Final = "\x1f"  # stands for separators that Arrow cannot take: it reads single bytes only
-_CSV_ENDINGS: Final = (".csv", ".tsv")
-_PARQUET_ENDINGS: Final = (".parquet", ".pq")
-_COMPRESSED: Final = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\x28\xb5\x2f\xfd": "zstd"}
-_COMPRESSED_ENDINGS: Final = (".gz", ".bz2", ".zst")
-
-
-@dataclass(frozen=True)
-class SourceFile:
-    """A file to read; `constants` are columns that folder names like `host=web1` state (Hive partitioning)."""
-
-    path: Path
-    constants: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Some rows of a source: place of a column → its cells."""
-
-    rows: int
-    cells: dict[int, pa.Array]
-    share_done: float  # of the file, 0–1
-
-
-class Source(Protocol):
-    """An open file whose columns are known."""
-
-    names: list[str]
-    types: list[pa.DataType]
-    malformed_lines: int
-    first_malformed: str
-
-    def batches(self, wanted: Sequence[int], *, every_line_counts: bool) -> Iterator[Batch]:
-        """Read the wanted columns."""
-        ...  # pragma: no cover
+__all__ = ["DOCUMENT", "Batch", "Binding", "BoundMetric", "SourceFile", "bind", "find_files"]
 
 
 @dataclass(frozen=True)
@@ -145,12 +112,12 @@ def _hidden(path: Path, root: Path) -> bool:
 def _wanted(path: Path, mapping: Mapping) -> bool:
     """Whether a file in a folder is data, judged by its name."""
     name = path.name.lower()
-    for ending in _COMPRESSED_ENDINGS:
+    for ending in COMPRESSED_ENDINGS:
         name = name.removesuffix(ending)
     for layout in mapping.layouts:
         pattern = layout.source.file_pattern
-        endings = {"csv": _CSV_ENDINGS, "parquet": _PARQUET_ENDINGS}.get(
-            layout.source.format, _CSV_ENDINGS + _PARQUET_ENDINGS
+        endings = {"csv": CSV_ENDINGS, "parquet": PARQUET_ENDINGS}.get(
+            layout.source.format, CSV_ENDINGS + PARQUET_ENDINGS
         )
         if re.fullmatch(pattern, path.name) if pattern else name.endswith(endings):
             return True
@@ -162,60 +129,7 @@ def _partitions(path: Path, root: Path) -> dict[str, str]:
     return {name: unquote(value) for name, value in pairs}
 
 
-class FileState(NamedTuple):
-    """What tells whether a file is still the same."""
-
-    size: int
-    modified_ns: int
-    number: int  # of the file in its file system
-
-
-def file_state(path: Path) -> FileState:
-    """State of a file.
-
-    Raises
-    ------
-    DataFileError
-        If it cannot be looked at.
-    """
-    try:
-        found = path.stat()
-    except OSError as error:
-        raise _no_data(path, error.strerror or str(error)) from error
-    return FileState(found.st_size, found.st_mtime_ns, found.st_ino)
-
-
-def refuse_changed(path: Path, before: FileState) -> None:
-    """A file that was written to or replaced while it was read.
-
-    Raises
-    ------
-    DataFileError
-        If its state is not as before, or it is gone.
-    """
-    try:
-        same = file_state(path) == before
-        reason = "it was changed while it was read"
-    except DataFileError:
-        same, reason = False, "it vanished while it was read"
-    if not same:
-        raise DataFileError(
-            f"{path} cannot be imported: {reason}.",
-            why="What was read is neither what was there before nor what is there now.",
-            fix="Wait until nobody writes to it, or copy it and import the copy.",
-            document=DOCUMENT,
-        )
-
-
 # ------------------------------------------------------------------------------------------------------------- binding
-class _MisfitError(Exception):
-    """A layout does not fit a file, with the reasons."""
-
-    def __init__(self, *reasons: str) -> None:
-        super().__init__(*reasons)
-        self.reasons = reasons
-
-
 def bind(file: SourceFile, mapping: Mapping) -> Binding | None:
     """Open a file with the first layout of the mapping that fits it; None if the file is empty.
 
@@ -226,14 +140,14 @@ def bind(file: SourceFile, mapping: Mapping) -> Binding | None:
     ImportMappingError
         If no layout fits, with the reasons for each and the columns that there are.
     """
-    kind = _kind(file.path)
+    kind = kind_of(file.path)
     if kind is None:
         return None
     misfits: list[str] = []
     for number, layout in enumerate(mapping.layouts, 1):
         try:
             return _bind_layout(file, kind, layout)
-        except _MisfitError as misfit:
+        except MisfitError as misfit:
             title = f"layout {layout.layout_name or number}: " if len(mapping.layouts) > 1 else ""
             misfits += [f"{title}{reason}" for reason in misfit.reasons]
     listed = "\n".join(f"    - {misfit}" for misfit in misfits)
@@ -248,19 +162,19 @@ def bind(file: SourceFile, mapping: Mapping) -> Binding | None:
 def _bind_layout(file: SourceFile, kind: str, layout: Layout) -> Binding:
     section = layout.source
     if section.format not in {"auto", kind}:
-        raise _MisfitError(f"the file is {_KINDS[kind]}, not {_KINDS[section.format]}")
+        raise MisfitError(f"the file is {_KINDS[kind]}, not {_KINDS[section.format]}")
     groups: dict[str, str] = {}
     if section.file_pattern:
         match = re.fullmatch(section.file_pattern, file.path.name)
         if match is None:
-            raise _MisfitError(
+            raise MisfitError(
                 f"the name {file.path.name!r} does not fit `source.file_pattern` {section.file_pattern!r}"
             )
         groups = {name: value for name, value in match.groupdict().items() if value is not None}
         for user, group in ((layout.time.start, "start"), (layout.time.date, "date")):
             if user == FILE_NAME and group not in groups:
-                raise _MisfitError(f"the name {file.path.name!r} states no `{group}`")
-    source = _ParquetSource(file, section) if kind == "parquet" else _CsvSource(file, section)
+                raise MisfitError(f"the name {file.path.name!r} states no `{group}`")
+    source = ParquetSource(file, section) if kind == "parquet" else CsvSource(file, section)
     finder = _Finder(source)
     time = layout.time
     time_columns = finder.choice("time", time.column, time.columns, time.any_of, kinds="time")
@@ -288,7 +202,7 @@ def _bind_layout(file: SourceFile, kind: str, layout: Layout) -> Binding:
     if not metrics and not finder.faults:
         finder.faults.append("none of the metrics' columns is there")
     if finder.faults:
-        raise _MisfitError(*finder.faults, finder.listing())
+        raise MisfitError(*finder.faults, finder.listing())
     return Binding(
         file=file,
         source=source,
@@ -343,7 +257,7 @@ class _Finder:
         """The columns that there are, and what may be the matter."""
         names = self.source.names
         text = f"the columns are {shorten(names, 40)}"
-        if isinstance(self.source, _CsvSource):
+        if isinstance(self.source, CsvSource):
             if len(names) == 1:
                 text += f": only one, so the separator may not be {self.source.separator!r} (set `source.separator`)"
             if any(re.fullmatch(r"[-+]?[\d.,]+(?:[eE][-+]?\d+)?", name) for name in names) and self.source.has_header:
@@ -386,255 +300,6 @@ _TYPE_TESTS: Final[dict[str, Callable[[pa.DataType], bool]]] = {
 }
 _TYPE_WORDS: Final = {"text": "text", "number": "numbers", "time": "times"}
 _KINDS: Final = {"csv": "text (CSV)", "parquet": "Parquet"}
-
-
-# --------------------------------------------------------------------------------------------------------------- files
-def _kind(path: Path) -> str | None:
-    """`csv`, `parquet` or None for an empty file, by the first bytes."""
-    try:
-        if not path.is_file():
-            raise _no_data(path, "it is no regular file")
-        with path.open("rb") as stream:
-            head = stream.read(4)
-    except OSError as error:
-        if isinstance(error, DataFileError):
-            raise
-        raise _no_data(path, error.strerror or str(error)) from error
-    if not head:
-        return None
-    if head == b"PAR1":
-        return "parquet"
-    if path.name.lower().endswith(_PARQUET_ENDINGS):
-        raise _no_data(path, "it ends in .parquet but does not begin like Parquet")
-    if head.startswith(b"PK\x03\x04"):
-        raise _no_data(path, "it is a ZIP archive or a spreadsheet: unpack it, or save the sheet as CSV")
-    return "csv"
-
-
-class _ParquetSource:
-    """A Parquet file."""
-
-    malformed_lines = 0
-    first_malformed = ""
-
-    def __init__(self, file: SourceFile, section: SourceSection) -> None:
-        del section  # says how text is read
-        self._path = file.path
-        try:
-            with pq.ParquetFile(file.path) as parquet:
-                schema = parquet.schema_arrow
-                self._rows = parquet.metadata.num_rows
-        except (pa.ArrowException, OSError) as error:
-            raise unreadable(file.path, error) from error
-        self._constants = {name: value for name, value in file.constants.items() if name not in schema.names}
-        self._own = list(schema.names)
-        self.names = [*self._own, *self._constants]
-        self.types = [*schema.types, *(pa.string() for _ in self._constants)]
-
-    def batches(self, wanted: Sequence[int], *, every_line_counts: bool) -> Iterator[Batch]:
-        """Read the wanted columns; texts that repeat are kept as codes."""
-        del every_line_counts
-        own = {place: self._own[place] for place in wanted if place < len(self._own)}
-        texts = [name for place, name in own.items() if pa.types.is_string(self.types[place])]
-        done = 0
-        try:
-            # Without pre-buffering a row group is read page by page, however large it is.
-            options: Any = {"pre_buffer": False, "buffer_size": 1 << 20}
-            with pq.ParquetFile(self._path, read_dictionary=texts, **options) as parquet:
-                for record in parquet.iter_batches(batch_size=BATCH_ROWS, columns=list(own.values())):
-                    done += record.num_rows
-                    cells = {place: record.column(name) for place, name in own.items()}
-                    cells |= _constant_cells(self, wanted, len(self._own), self._constants, record.num_rows)
-                    yield Batch(record.num_rows, cells, done / max(self._rows, 1))
-        except (pa.ArrowException, OSError) as error:
-            raise unreadable(self._path, error) from error
-
-
-class _CsvSource:
-    """A file of separated fields, all of them read as text."""
-
-    def __init__(self, file: SourceFile, section: SourceSection) -> None:
-        self._path, self._section = file.path, section
-        self.malformed_lines = 0
-        self.first_malformed = ""
-        lines = self._head_lines()
-        start = section.skip_lines
-        while start < len(lines) and not lines[start].strip():
-            start += 1
-        sample = [line for line in lines[start : start + 20] if line.strip()]
-        self.separator = _guess_separator(sample, section) if section.separator == "auto" else section.separator
-        if len(self.separator) > 1 and self.separator != "whitespace":
-            self.separator = self.separator.strip() or self.separator[0]  # `;` and a tab: cells are trimmed anyway
-        header = self._fields(sample[0]) if sample else []
-        self.has_header = section.header
-        self._skip_rows = start + 1 if section.header else start
-        if section.header:
-            own = header
-        elif section.column_names:
-            own = list(section.column_names)
-            if len(own) != len(header):
-                raise _MisfitError(f"`source.column_names` names {len(own)} columns, but there are {len(header)}")
-        else:
-            own = [str(place) for place in range(1, len(header) + 1)]
-        self._width = len(own)
-        self._constants = {name: value for name, value in file.constants.items() if name not in own}
-        self.names = [*own, *self._constants]
-        self.types = [pa.string() for _ in self.names]
-
-    def batches(self, wanted: Sequence[int], *, every_line_counts: bool) -> Iterator[Batch]:
-        """Read the wanted columns; lines with another number of fields are counted and skipped.
-
-        Where times are counted by lines, blank lines are kept as missing and malformed ones refused.
-        """
-
-        def on_malformed(row: Any) -> str:
-            self.malformed_lines += 1
-            self.first_malformed = self.first_malformed or f"{row.actual_columns} fields instead of {self._width}"
-            return "error" if every_line_counts else "skip"
-
-        places = [place for place in wanted if place < self._width]
-        keys = [str(place) for place in places]
-        arrow_separator = self._arrow_separator()
-        size = max(self._path.stat().st_size, 1)
-        try:
-            with self._path.open("rb") as raw:
-                stream: Any = _decompressed(raw)
-                encoding = self._section.encoding
-                if arrow_separator != self.separator:
-                    stream, encoding = _Respaced(stream, encoding, self.separator, arrow_separator), "utf-8"
-                reader = pa_csv.open_csv(
-                    stream,
-                    pa_csv.ReadOptions(
-                        block_size=_CSV_BLOCK_BYTES,
-                        skip_rows=self._skip_rows,
-                        column_names=[str(place) for place in range(self._width)],
-                        encoding=encoding,
-                    ),
-                    pa_csv.ParseOptions(
-                        delimiter=arrow_separator,
-                        quote_char=self._section.quote,
-                        ignore_empty_lines=not every_line_counts,
-                        invalid_row_handler=on_malformed,
-                    ),
-                    pa_csv.ConvertOptions(
-                        column_types=dict.fromkeys(keys, pa.string()), include_columns=keys, strings_can_be_null=False
-                    ),
-                )
-                for record in reader:
-                    cells = {place: record.column(key) for place, key in zip(places, keys, strict=True)}
-                    cells |= _constant_cells(self, wanted, self._width, self._constants, record.num_rows)
-                    yield Batch(record.num_rows, cells, min(raw.tell() / size, 1.0))
-        except (pa.ArrowException, UnicodeError, OSError, EOFError) as error:
-            if "Empty CSV file" in str(error) or "Could not skip initial" in str(error):  # nothing after the header
-                return
-            if every_line_counts and self.malformed_lines:
-                raise ImportMappingError(
-                    f"{self._path} has a line with {self.first_malformed}.",
-                    why="The times of this file are counted by its lines, so that none may be left out.",
-                    fix="Correct the line; an empty field is a missing value.",
-                ) from error
-            raise self._unreadable(error) from error
-
-    def _head_lines(self) -> list[str]:
-        """First lines, decoded."""
-        try:
-            with self._path.open("rb") as raw:
-                head = _decompressed(raw).read(_HEAD_BYTES)
-                decoder = codecs.getincrementaldecoder(self._section.encoding)()
-                text = decoder.decode(head, final=len(head) < _HEAD_BYTES)
-        except (pa.ArrowException, UnicodeError, OSError, EOFError) as error:
-            raise self._unreadable(error) from error
-        if "\0" in text:
-            raise _no_data(self._path, f"it is binary, not {self._section.encoding} text")
-        return text.removeprefix("\ufeff").splitlines()
-
-    def _fields(self, line: str) -> list[str]:
-        separator = self._arrow_separator()
-        line = _respace(line, self.separator, separator)
-        fields = next(csv.reader([line], delimiter=separator, quotechar=self._section.quote), [])
-        return [field.strip() for field in fields]
-
-    def _arrow_separator(self) -> str:
-        if self.separator == "whitespace":
-            return "\t"
-        return self.separator if len(self.separator.encode()) == 1 else _UNIT_SEPARATOR
-
-    def _unreadable(self, error: BaseException) -> DataFileError:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        if isinstance(error, UnicodeError) or "UTF8" in reason or "UTF-8" in reason:
-            reason = f"it is no {self._section.encoding} text ({reason}); if it is text, set `source.encoding`"
-        return _no_data(self._path, reason)
-
-
-class _Respaced(io.RawIOBase):
-    """A text stream with separators that Arrow cannot take replaced by one that it can, as UTF-8 bytes."""
-
-    def __init__(self, stream: Any, encoding: str, separator: str, replacement: str) -> None:
-        self._reader = io.TextIOWrapper(stream, encoding, newline="")
-        self._separator, self._replacement = separator, replacement
-        self._rest = b""
-
-    def readable(self) -> bool:
-        """Whether it can be read from: it can."""
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        """Fill a buffer with the next bytes."""
-        while not self._rest:
-            lines = self._reader.readlines(1 << 20) if not self.closed else []
-            if not lines:
-                return 0
-            self._rest = "".join(_respace(line, self._separator, self._replacement) for line in lines).encode()
-        count = min(len(buffer), len(self._rest))
-        buffer[:count], self._rest = self._rest[:count], self._rest[count:]
-        return count
-
-
-def _respace(line: str, separator: str, replacement: str) -> str:
-    if separator == replacement:
-        return line
-    if separator == "whitespace":
-        ending = "\n" if line.endswith(("\n", "\r")) else ""
-        return re.sub(r"\s+", replacement, line.strip()) + ending
-    return line.replace(separator, replacement)
-
-
-def _guess_separator(sample: list[str], section: SourceSection) -> str:
-    """The separator that divides the first lines into the same number of fields, most likely one first."""
-
-    def widths(separator: str) -> list[int]:
-        return [len(fields) for fields in csv.reader(sample, delimiter=separator, quotechar=section.quote)]
-
-    candidates = [c for c in _SEPARATORS if sample and c in sample[0] and not (c == "," and section.decimal == ",")]
-    if candidates:
-        return max(candidates, key=lambda c: (-len(set(widths(c))), widths(c)[0], -_SEPARATORS.index(c)))
-    words = {len(line.split()) for line in sample}
-    return "whitespace" if len(words) == 1 and words != {1} else ","
-
-
-def _decompressed(raw: BinaryIO) -> Any:
-    """The stream itself, or what it unpacks to."""
-    head = raw.read(4)
-    raw.seek(0)
-    for magic, codec in _COMPRESSED.items():
-        if head.startswith(magic):
-            return pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), codec)
-    return raw
-
-
-def _constant_cells(
-    source: Source, wanted: Sequence[int], own: int, constants: dict[str, str], rows: int
-) -> dict[int, pa.Array]:
-    return {place: pa.repeat(constants[source.names[place]], rows) for place in wanted if place >= own}
-
-
-def _no_data(path: str | os.PathLike[str], reason: str) -> DataFileError:
-    return DataFileError(
-        f"{path} cannot be read: {reason}.",
-        why="Rows that cannot be read for certain must not be learned from.",
-        fix="Check that the file is whole and is CSV (or other separated text) or Parquet.",
-        document=DOCUMENT,
-    )
 
 
 def _self_check() -> None:

@@ -1,6 +1,6 @@
 """How foreign CSV or Parquet becomes contract Parquet: read by a mapping, repaired by stated rules, counted, validated.
 
-`import_mapping.py` says what a mapping may say, `import_sources.py` opens files, `import_cells.py` reads cells,
+`import_mapping.py` says what a mapping may say, `import_sources.py` finds files, `import_cells.py` reads cells,
 `import_runs.py` sorts rows, `import_rows.py` settles duplicates, and `import_report.py` holds the rules and the report;
 this module leads rows through all of them and writes the result. Memory does not grow with the number of rows. Metrics
 that the source lacks stay missing. Knows nothing of models.
@@ -58,10 +58,11 @@ from import_cells import (
     metric_values,
 )
 from import_mapping import Mapping, ProfileSection, load_mapping, load_preset, parse_mapping, presets
+from import_readers import file_state, refuse_changed
 from import_report import RULES_BY_NAME, ImportReport, Tally, merge_counts, render_report
 from import_rows import NO_STATE, Gaps, Rows, regrouped, settled
 from import_runs import Runs
-from import_sources import DOCUMENT, Batch, Binding, SourceFile, bind, file_state, find_files, refuse_changed
+from import_sources import DOCUMENT, Batch, Binding, SourceFile, bind, find_files
 from server_encoder import ServerEncoder
 
 __all__ = [
