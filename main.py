@@ -420,17 +420,30 @@ def export(
 
 @command(
     "validate",
-    "Docs/DATA_CONTRACT.md, Docs/MODEL_FOLDER.md",
+    "Docs/DATA_CONTRACT.md, Docs/DATA_QUALITY.md, Docs/MODEL_FOLDER.md",
     "python main.py validate training/server_metrics.parquet",
+    "python main.py validate training/ --strict",
+    "python main.py validate exports/ --json --all-servers",
     "python main.py validate --model-dir ./models/latest/",
 )
 def validate(
-    path: Annotated[Path | None, typer.Argument(help="Parquet file or folder of them.")] = None,
+    path: Annotated[
+        Path | None,
+        typer.Argument(
+            help="Parquet file, or folder of them, of any size.", show_default="setting data_dir, ./training/"
+        ),
+    ] = None,
     model_dir: Annotated[Path | None, typer.Option("--model-dir", help="Model folder to judge, too.")] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Warnings count as errors.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Warnings count as errors: exit 1. Notes never do.")] = False,
+    all_servers: Annotated[
+        bool, typer.Option("--all-servers", help="With --json: every server, not only the 1,000 worst.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Check data, a model folder or both against the contract; all findings at once; exit 1 if there are errors."""
+    """Check data, a model folder or both; all findings at once; exit 1 if there are errors.
+
+    Errors break the contract. Warnings are allowed, but look wrong: gaps, clocks, readings that stand still, units.
+    """
     from data_validator import DataValidator, model_folder_error
 
     validator = DataValidator()
@@ -439,7 +452,7 @@ def validate(
     if path is not None or model_dir is None:
         path = path or _settings().data_dir
         with _progress("Validating", quiet=as_json) as progress:
-            answer["data"] = validator.validate_file(path, progress=progress).as_dict()
+            answer["data"] = validator.validate_file(path, progress=progress).as_dict(all_servers=all_servers)
         advice["data"] = ContractError.from_findings(str(path), []).advice
     if model_dir is not None:
         compatible, errors = validator.validate_model_compatibility(model_dir)
@@ -449,7 +462,10 @@ def validate(
     if as_json:
         show_json({"is_valid": not bad, **answer})
     else:
-        _show_findings(answer.values())
+        from validation_view import show_judgement
+
+        for part in answer.values():
+            show_judgement(part, _stdout())
         for name in bad:
             print(advice[name], file=sys.stderr)
     if bad:
@@ -671,25 +687,6 @@ def _done(what: str, where: object) -> None:
     console = _stdout()
     console.print("[green]✓[/green] ", end="")
     console.print(f"{what}\n  {where}", markup=False, soft_wrap=True)
-
-
-def _size_of(part: dict[str, Any]) -> str:
-    if "rows" not in part:
-        return str(part["source"])
-    period = f", {part['start']} to {part['end']}" if part["start"] else ""
-    return f"{part['source']}: {part['rows']:,} rows of {part['servers']:,} servers{period}"
-
-
-def _show_findings(parts: Any) -> None:
-    console = _stdout()
-    for part in parts:
-        for kind, colour in (("errors", "red"), ("warnings", "yellow")):
-            for finding in part[kind]:
-                console.print(f"[{colour}]{kind[:-1]}[/{colour}] ", end="")
-                console.print(finding, markup=False, soft_wrap=True)
-        mark = "[green]✓ valid[/green]" if part["is_valid"] else "[red]✗ not valid[/red]"
-        console.print(f"{mark} ", end="")
-        console.print(_size_of(part), markup=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

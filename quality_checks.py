@@ -226,7 +226,8 @@ CHECKS: Final[tuple[Check, ...]] = (
             "warning",
             f"`{column}` looks like a ratio of 0–1",
             f"never above 1 in {LEAST_VALUES} values or more, up to {LEAST_SPREAD:g} or more, in "
-            f"{100 * RATIO_FLEET:g} % of the servers; or in a single server that reports both percentages, neither of them above 1",
+            f"{100 * RATIO_FLEET:g} % of the servers; or in a single server that reports both percentages, "
+            "neither of them above 1",
             "a fleet at its limit would look idle; single idle machines do stay below 1 %, whole fleets do not",
             _UNIT.format('"ratio"'),
         )
@@ -328,6 +329,7 @@ class Finding:
             "key": self.check.key,
             "level": self.check.level,
             "text": self.check.text,
+            "sentence": self.sentence(),
             "servers": self.servers,
             "of": self.of,
             "note": self.note,

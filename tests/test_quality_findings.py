@@ -17,7 +17,7 @@ import data_quality
 from contract_judge import RowJudge
 from data_contract import METRIC_COLUMNS
 from data_quality import DAY, SECOND, QualityWatch
-from quality_checks import FUTURE_TOLERANCE, OLDEST, SERVERS_LISTED, Finding, Quality
+from quality_checks import CHECKS, FUTURE_TOLERANCE, OLDEST, SERVERS_LISTED, Finding, Quality
 
 NOW = int(pd.Timestamp("2026-12-01", tz="UTC").timestamp()) * SECOND
 
@@ -389,6 +389,20 @@ def test_the_pieces_make_no_difference(cuts, shuffled, seed):
     places[np.sort(some)] = some
     frame = frame.iloc[places]
     assert quality_of(frame, cuts).as_dict() == quality_of(frame).as_dict()
+
+
+def test_the_document_tells_every_check_as_the_program_does():
+    text = (Path(__file__).parent.parent / "Docs" / "DATA_QUALITY.md").read_text(encoding="utf-8")
+    section = text.split("\n## Checks")[1].split("\n## ")[0]
+    told = [tuple(cell.strip() for cell in line.split(" | ")) for line in re.findall(r"^\| (`.+) \|$", section, re.M)]
+    assert told == [(f"`{c.key}`", c.level, c.text, c.limit, c.why, c.fix) for c in CHECKS]
+
+
+def test_the_document_tells_every_figure_of_a_server():
+    text = (Path(__file__).parent.parent / "Docs" / "DATA_QUALITY.md").read_text(encoding="utf-8")
+    section = text.split("\n## What is measured for each server")[1].split("\n## ")[0]
+    told = set(re.findall(r"`(\w+)`", " ".join(re.findall(r"^\| (`.+?) \|", section, re.M))))
+    assert told == set(quality_of(fleet(servers=1)).records[0]) - {"server_name"}
 
 
 @pytest.mark.skipif("TFT_REAL_DATA" not in os.environ, reason="TFT_REAL_DATA names no folder of real fleets")
