@@ -344,6 +344,10 @@ def main() -> None:
     made = stored_fleet(options.data) if options.data else generated_fleet(options.servers, options.seed)
     result = measure(real, made, QUICK if options.quick else FULL, options.seed)
     show(result, console)
+    if options.plot:
+        from realism_plot import write_page  # plotly takes a second to import
+
+        console.print(f"Charts: {write_page(options.plot, list(real.values()), made, options.seed)}")
     console.print(f"{time.perf_counter() - begin:.0f} s")
     if options.json:
         print(json.dumps(result.as_dict()))

@@ -15,8 +15,8 @@ import numpy.typing as npt
 from realism_features import LEAST_VALUES, quantiles, window_features
 from realism_fleets import Fleet
 from realism_measures import by_day, daily_share
-from sklearn.ensemble import HistGradientBoostingClassifier
-from sklearn.metrics import roc_auc_score
+from sklearn.ensemble import HistGradientBoostingClassifier  # type: ignore[import-untyped]
+from sklearn.metrics import roc_auc_score  # type: ignore[import-untyped]
 
 Floats = npt.NDArray[np.floating[Any]]
 Integers = npt.NDArray[np.int64]

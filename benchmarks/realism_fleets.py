@@ -54,7 +54,7 @@ class Fleet:
     @property
     def days(self) -> int:
         """How many days it was watched."""
-        return self.values.shape[2] // DAY
+        return int(self.values.shape[2] // DAY)
 
     def metric(self, place: int) -> npt.NDArray[np.float32]:
         """One metric, (n_servers, n_steps)."""

@@ -173,13 +173,15 @@ def correlation_between(values: Floats) -> Floats:
     scaled = np.nan_to_num(scaled)
     with np.errstate(invalid="ignore", divide="ignore"):
         matrix = scaled @ scaled.T / (there @ there.T)
-    return matrix[np.triu_indices(len(matrix), 1)]
+    pairs: Floats = matrix[np.triu_indices(len(matrix), 1)]
+    return pairs
 
 
 def without_daily_profile(values: Floats) -> Floats:
     """Values less their mean at the same time of day; a rhythm that all share is no longer in them."""
     days = by_day(values).astype(np.float64)
-    return (days - quiet_nan(np.nanmean, days, axis=1, keepdims=True)).reshape(len(values), -1)
+    rest: Floats = days - quiet_nan(np.nanmean, days, axis=1, keepdims=True)
+    return rest.reshape(len(values), -1)
 
 
 def repeat_share(values: Floats) -> Floats:
