@@ -313,16 +313,18 @@ class Fetch:
         )
 
     def _where_there_is_data(self, plan: Plan) -> tuple[int, int] | None:
-        """First and last time that has data, looked for at some moments of all times, of weeks and of hours."""
+        """First and last time that has data, looked for at some moments of all times, and of both ends."""
         now = int(utc_now().timestamp())
-        lowest = self._prometheus.lowest_time() or now - _LOOK_BACK_SECONDS
+        begin = int(self._prometheus.lowest_time() or now - _LOOK_BACK_SECONDS) + 300
+        looks = [(begin, max((now - begin) // _LOOK_POINTS, 60)), (begin, 3600)]
+        looks += [(now - (_LOOK_POINTS - 1) * apart, apart) for apart in (3600, 60)]
         window = max(plan.window_seconds, _SURVEY_WINDOW_SECONDS)
         times: list[float] = []
         for query in self._mapping.queries(plan.step_seconds, window).values():
-            for apart in (max(int(now - lowest) // _LOOK_POINTS, 60), 3600, 60):
+            for first, apart in looks:
                 try:
-                    first = now - (_LOOK_POINTS - 1) * apart
-                    answer = self._prometheus.query_range(f"group({query})", first, now, apart)
+                    end = min(first + (_LOOK_POINTS - 1) * apart, now)
+                    answer = self._prometheus.query_range(f"group({query})", first, end, apart)
                 except (ImportMappingError, TooMuchError):
                     continue
                 except PrometheusError:  # away: nothing more can be said

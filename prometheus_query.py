@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import math
 import os
 import re
 import time
@@ -31,7 +32,6 @@ PASSWORD: Final = "TFT_PROMETHEUS_PASSWORD"  # noqa: S105
 
 _CONNECT_SECONDS: Final = 10.0
 _FIRST_SECONDS: Final = 15.0  # for the first answer, which costs nothing to make
-_GRACE_SECONDS: Final = 10.0  # for the way of an answer, beside the time that its query may take
 _LONGEST_WAIT_SECONDS: Final = 10.0  # between two attempts
 _MAX_WARNINGS: Final = 10
 # In the words of Prometheus, Thanos, Mimir and VictoriaMetrics. If it was something else, the same words come again
@@ -65,6 +65,8 @@ class Limits:
         Largest answer that is read.
     query_seconds : float
         Time that a query may take.
+    grace_seconds : float
+        Time for the way of an answer, beside that.
     patience_seconds : float
         How long a Prometheus that went away is waited for.
     """
@@ -73,6 +75,7 @@ class Limits:
     steps_per_request: int = 10_000
     answer_mb: float = 128.0
     query_seconds: float = 60.0
+    grace_seconds: float = 10.0
     patience_seconds: float = 60.0
 
 
@@ -188,10 +191,7 @@ class Prometheus:
         PrometheusError
             If nothing answers, something else does, or it refuses.
         """
-        try:
-            self._ask("query", {"query": "vector(1)"}, first=True)
-        except TooMuchError as error:
-            raise self._silent(error.what) from error
+        self._ask("query", {"query": "vector(1)"}, first=True)
         self._known = True
 
     def query(self, promql: str, at: float) -> Answer:
@@ -243,11 +243,11 @@ class Prometheus:
         """Content of `data` of an answer; asked again while it is away, but not if it was never there."""
         import stamina
 
-        seconds = self._limits.query_seconds + _GRACE_SECONDS
+        seconds = self._limits.query_seconds + self._limits.grace_seconds
         if first:
             seconds = min(seconds, _FIRST_SECONDS)
         if form is not None:
-            form = {**form, "timeout": f"{self._limits.query_seconds:g}s"}
+            form = {**form, "timeout": f"{math.ceil(1000 * self._limits.query_seconds)}ms"}
         hooks = stamina.instrumentation.get_on_retry_hooks()
         stamina.instrumentation.set_on_retry_hooks([])  # told once at the end, not attempt by attempt
         try:
@@ -276,6 +276,8 @@ class Prometheus:
             with self._client.stream("GET" if form is None else "POST", url, data=form, timeout=timeout) as response:
                 body = self._read(response, deadline)
         except (httpx2.ReadTimeout, httpx2.WriteTimeout) as error:
+            if not self._known:
+                raise _Away(f"no answer within {seconds:g} s") from error
             raise self._too_slow() from error
         except (httpx2.TransportError, httpx2.DecodingError) as error:
             raise _Away(str(error) or type(error).__name__) from error
