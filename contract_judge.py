@@ -43,6 +43,7 @@ from quality_findings import judge_quality
 
 _IMPORT_HINT = "bring it in with `python main.py import FILE`"
 _ROWS_PER_DUPLICATE_SEARCH = 4_000_000  # about 150 MB while sorting
+_COLUMNS_COMPARED = 1_000  # with the name of a missing one
 _FOREIGN_VALUES_KEPT = 100  # of a state or profile column that holds something else altogether
 
 Floats = npt.NDArray[np.floating[Any]]
@@ -172,7 +173,7 @@ class RowJudge:
             if present.count(column) > 1:
                 self._errors.append(f"column `{column}` is there {present.count(column)} times")
             elif column not in present:
-                near = difflib.get_close_matches(column, unknown, 1)
+                near = difflib.get_close_matches(column, unknown[:_COLUMNS_COMPARED], 1)
                 hint = f" (there is `{near[0]}`: rename it, or {_IMPORT_HINT})" if near else ""
                 self._errors.append(f"column `{column}` is missing{hint}")
         if unknown:

@@ -109,7 +109,7 @@ def open_dataset(path: str | os.PathLike[str]) -> ds.Dataset:
         If there is nothing at `path` or it is no Parquet.
     """
     path = Path(path)
-    files = _files_below(path) if path.is_dir() else [path] if path.exists() else []
+    files = data_files(path) if path.is_dir() else [path] if path.exists() else []
     if not files:
         raise DataFileError(
             f"There is no Parquet data at {path}.",
@@ -122,7 +122,8 @@ def open_dataset(path: str | os.PathLike[str]) -> ds.Dataset:
         raise unreadable(path, error) from error
 
 
-def _files_below(folder: Path) -> list[Path]:
+def data_files(folder: Path) -> list[Path]:
+    """Parquet files in a folder and those below, but nothing that is hidden."""
     return sorted(
         path
         for path in folder.rglob("*.parquet")
@@ -145,8 +146,10 @@ def iter_frames(
         If the data cannot be read, from the start or half-way.
     """
     dataset = open_dataset(path)
+    at: str | os.PathLike[str] = path
     try:
         for fragment in dataset.get_fragments():
+            at = fragment.path  # which of many files it is that cannot be read
             keys = ds.get_partition_keys(fragment.partition_expression)
             with pq.ParquetFile(fragment.path, pre_buffer=False, buffer_size=1 << 20) as file:
                 there = file.schema_arrow.names
@@ -155,7 +158,7 @@ def iter_frames(
                     frame = pa.Table.from_batches([batch]).select(wanted).to_pandas()
                     yield frame.assign(**{key: keys[key] for key in keys if columns is None or key in columns})
     except (pa.ArrowException, OSError) as error:
-        raise unreadable(path, error) from error
+        raise unreadable(at, error) from error
 
 
 def read_frame(
@@ -183,10 +186,14 @@ def read_frame(
 
 def unreadable(path: str | os.PathLike[str], error: Exception) -> DataFileError:
     """Error for a file that is there but cannot be read as Parquet."""
+    told = str(error).splitlines()[0]
+    if "Exceeded size limit" in told:  # Arrow refuses footers above 100 MB, which is some 800,000 columns
+        told = "it has too many columns or row groups, their list alone is larger than 100 MB."
     return DataFileError(
-        f"{path} cannot be read as Parquet: {str(error).splitlines()[0]}",
+        f"{path} cannot be read as Parquet: {told}",
         why="The file is damaged, cut short or of another kind, so its rows cannot be trusted.",
-        fix="Write the file again; CSV and foreign Parquet come in with `python main.py import FILE`.",
+        fix="Write the file again, or wait if a program is writing it just now; CSV and foreign Parquet come in with "
+        "`python main.py import FILE`.",
     )
 
 

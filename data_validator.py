@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ import pyarrow.dataset as ds
 
 from common_utils import iso_z, sha256_of_file, utc_now
 from contract_judge import RowJudge, ValidationReport
-from contract_parquet import VERSION_KEY, iter_frames, open_dataset, read_frame, unreadable
+from contract_parquet import VERSION_KEY, data_files, iter_frames, open_dataset, read_frame, unreadable
 from data_contract import (
     CONTRACT_VERSION,
     METRIC_COLUMNS,
@@ -39,6 +40,7 @@ from data_contract import (
     VALID_PROFILES,
     VALID_STATES,
     ContractError,
+    DataFileError,
     ModelFolderError,
     shorten,
 )
@@ -50,6 +52,7 @@ from server_encoder import ServerEncoder
 __all__ = ["DataValidator", "Progress", "ValidationReport", "load_valid_frame", "load_valid_tail", "model_folder_error"]
 
 Progress = Callable[[int, int], None]  # rows done, rows in all
+_DAMAGED_LISTED = 10
 
 
 class DataValidator:
@@ -102,11 +105,11 @@ class DataValidator:
         ContractError
             If there are errors and the validator is strict.
         """
-        dataset = open_dataset(path)
-        errors, warnings, total = _judge_footers(path, dataset)
-        present = [name for name in REQUIRED_COLUMNS if name in dataset.schema.names]
+        footers = _judge_footers(path)
+        errors, warnings, total = footers.errors, footers.warnings, footers.rows
+        present = [name for name in REQUIRED_COLUMNS if name in footers.columns]
         judge = RowJudge(QualityWatch(int(utc_now().timestamp()) * SECOND, OLDEST, FUTURE_TOLERANCE))
-        judge.judge_columns(dataset.schema.names)
+        judge.judge_columns(footers.columns)
         if present:
             for piece in iter_frames(path, present):
                 judge.add(piece, columns_judged=True)
@@ -165,13 +168,18 @@ def load_valid_frame(path: str | os.PathLike[str], since: pd.Timestamp | None = 
     ContractError
         If it breaks the contract, with all findings.
     """
-    errors, warnings, _ = _judge_footers(path, open_dataset(path))
-    frame = read_frame(path, since=since)
+    footers = _judge_footers(path)
+    try:
+        frame = read_frame(path, since=since)
+    except DataFileError:
+        if footers.errors:  # files that do not fit together cannot be read as one
+            raise ContractError.from_findings(str(path), footers.errors) from None
+        raise
     judge = RowJudge()
     judge.add(frame)
     judge.search_duplicates(lambda: [frame])
     source = str(path) if since is None else f"{path} (from {iso_z(since.to_pydatetime())} on)"
-    report = judge.report(source, errors, warnings)
+    report = judge.report(source, footers.errors, footers.warnings)
     for warning in report.warnings:
         logging.getLogger(__name__).warning("%s: %s", source, warning)
     if not report.is_valid:
@@ -224,34 +232,110 @@ def _newest_time(path: str | os.PathLike[str]) -> pd.Timestamp | None:
     return newest
 
 
-def _judge_footers(path: str | os.PathLike[str], dataset: ds.Dataset) -> tuple[list[str], list[str], int]:
-    """Version and columns of every file of a data set, from its footer: errors, warnings, and the number of rows."""
+@dataclass
+class _Footers:
+    """What the footers of all files of a data set say."""
+
+    columns: list[str] = field(default_factory=list)  # of all files, as often as the first one that has them
+    rows: int = 0
+    errors: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+def _judge_footers(path: str | os.PathLike[str]) -> _Footers:
+    """Version, columns and types of every file of a data set, from its footer.
+
+    Raises
+    ------
+    DataFileError
+        If there is nothing at `path`, or with the names of all files that cannot be read.
+    """
+    found = _Footers()
     wrong: dict[str, list[str]] = {}
-    lacking: dict[str, list[str]] = {}
     silent: list[str] = []
-    rows = 0
-    common = [name for name in REQUIRED_COLUMNS if name in dataset.schema.names]
-    try:
-        for fragment in dataset.get_fragments():
-            version = (fragment.physical_schema.metadata or {}).get(VERSION_KEY)
-            if version is None:
-                silent.append(Path(fragment.path).name)
-            elif version != CONTRACT_VERSION.encode():
-                wrong.setdefault(version.decode("utf-8", "replace"), []).append(Path(fragment.path).name)
-            there = {*fragment.physical_schema.names, *ds.get_partition_keys(fragment.partition_expression)}
-            for column in common:
-                if column not in there:
-                    lacking.setdefault(column, []).append(Path(fragment.path).name)
-            rows += fragment.metadata.num_rows
-    except (pa.ArrowException, OSError) as error:
-        raise unreadable(path, error) from error
-    errors = [
+    kinds: dict[str, dict[str, list[str]]] = {column: {} for column in REQUIRED_COLUMNS}  # column → kind → files
+    damaged: list[DataFileError] = []
+    files: list[str] = []
+    for fragment in _fragments(path, damaged):
+        try:
+            schema, rows = fragment.physical_schema, fragment.metadata.num_rows
+        except (pa.ArrowException, OSError) as error:
+            damaged.append(unreadable(fragment.path, error))
+            continue
+        name = Path(fragment.path).name
+        files.append(name)
+        version = (schema.metadata or {}).get(VERSION_KEY)
+        if version is None:
+            silent.append(name)
+        elif version != CONTRACT_VERSION.encode():
+            wrong.setdefault(version.decode("utf-8", "replace"), []).append(name)
+        known = set(found.columns)
+        keys = ds.get_partition_keys(fragment.partition_expression)
+        found.columns += [column for column in (*schema.names, *keys) if column not in known]
+        there = dict(zip(schema.names, schema.types, strict=True))
+        for column, of_column in kinds.items():
+            kind = _kind_of(there[column]) if column in there else "text" if column in keys else ""
+            if kind is not None:
+                of_column.setdefault(kind, []).append(name)
+        found.rows += rows
+    if damaged:
+        raise _damaged(path, damaged, len(files))
+    found.errors += [
         f"contract version {shorten(version)} instead of {CONTRACT_VERSION}: {shorten(names)}"
         for version, names in wrong.items()
     ]
-    errors += [f"column `{column}` is missing in some files: {shorten(names)}" for column, names in lacking.items()]
-    warnings = [f"the file does not say which contract version it follows: {shorten(silent)}"] if silent else []
-    return errors, warnings, rows
+    for column, of_column in kinds.items():
+        lacking = of_column.pop("", [])
+        if lacking and of_column:
+            found.errors.append(f"column `{column}` is missing in some files: {shorten(lacking)}")
+        if len(of_column) > 1:
+            told = "; ".join(f"{kind} in {shorten(names)}" for kind, names in of_column.items())
+            found.errors.append(f"column `{column}` is of different types: {told}")
+    if silent:
+        found.warnings.append(f"the file does not say which contract version it follows: {shorten(silent)}")
+    return found
+
+
+def _fragments(path: str | os.PathLike[str], damaged: list[DataFileError]) -> Iterator[Any]:
+    """Files of a data set; where the first one is damaged, Arrow does not open the whole, so each is tried."""
+    try:
+        yield from open_dataset(path).get_fragments()
+    except DataFileError as error:
+        folder = Path(path)
+        if not folder.is_dir() or error.__cause__ is None:  # there is nothing at all
+            raise
+        for file in data_files(folder):
+            try:
+                yield from open_dataset(file).get_fragments()
+            except DataFileError as fault:
+                damaged.append(fault)
+
+
+def _damaged(path: str | os.PathLike[str], faults: list[DataFileError], sound: int) -> DataFileError:
+    if len(faults) == 1:
+        return faults[0]
+    listed = "\n".join(f"    - {fault.what}" for fault in faults[:_DAMAGED_LISTED])
+    more = f"\n    … and {len(faults) - _DAMAGED_LISTED:,} more" if len(faults) > _DAMAGED_LISTED else ""
+    return DataFileError(
+        f"{len(faults):,} of {len(faults) + sound:,} files in {path} cannot be read:\n{listed}{more}",
+        why=faults[0].why,
+        fix=faults[0].fix,
+    )
+
+
+def _kind_of(kind: pa.DataType) -> str | None:
+    """What a column of a file holds, as far as it matters whether two files agree; None if nothing but nulls."""
+    if pa.types.is_null(kind):
+        return None
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+        return "text"
+    if pa.types.is_timestamp(kind):
+        return "times"
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind):
+        return "numbers"
+    return str(kind)
 
 
 # ------------------------------------------------------------------------------------------------------- model folder

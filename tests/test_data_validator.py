@@ -443,6 +443,64 @@ def test_a_damaged_file_among_sound_ones_is_a_data_file_error(tmp_path):
         DataValidator().validate_file(tmp_path)
 
 
+def test_all_damaged_files_of_a_folder_are_named_with_their_faults(tmp_path):
+    for number in range(6):
+        path = write_contract(tmp_path / f"{number}.parquet", sound_frame(200, f"2026-01-0{number + 1}T00:00:00Z"))
+        if number % 2 == 0:
+            path.write_bytes(path.read_bytes()[: 1000 * number])
+    with pytest.raises(DataFileError, match="3 of 6 files") as caught:
+        DataValidator().validate_file(tmp_path)
+    for number in range(6):
+        assert (f"{number}.parquet cannot be read" in caught.value.what) == (number % 2 == 0)
+    assert "is writing it just now" in caught.value.fix
+
+
+def test_the_file_with_damaged_pages_is_named_among_the_sound_ones(tmp_path):
+    write_contract(tmp_path / "1.parquet", sound_frame(2000))
+    path = write_contract(tmp_path / "2.parquet", sound_frame(2000, "2026-02-01T00:00:00Z"))
+    content = bytearray(path.read_bytes())
+    content[len(content) // 10 : len(content) // 2] = b"\xff" * (len(content) // 2 - len(content) // 10)
+    path.write_bytes(content)
+    with pytest.raises(DataFileError, match=r"2\.parquet cannot be read as Parquet"):
+        DataValidator().validate_file(tmp_path)
+
+
+def test_files_whose_columns_differ_are_told_apart(tmp_path):
+    sound_frame(3).drop(columns=["mem_pct", "state"]).to_parquet(tmp_path / "1.parquet")  # the first sets no measure
+    later = sound_frame(3, "2026-01-02T00:00:00Z")
+    write_contract(tmp_path / "2.parquet", later)
+    later = sound_frame(3, "2026-01-03T00:00:00Z")
+    later.assign(cpu_pct="41", timestamp=later["timestamp"].astype(str)).to_parquet(tmp_path / "3.parquet")
+    later = sound_frame(3, "2026-01-04T00:00:00Z").assign(latency_ms=None)  # a column without a type is no fault
+    later.to_parquet(tmp_path / "4.parquet")
+    found = "\n".join(DataValidator().validate_file(tmp_path).errors)
+    assert "column `mem_pct` is missing in some files: ['1.parquet']" in found
+    assert "column `state` is missing in some files: ['1.parquet']" in found
+    assert (
+        "column `cpu_pct` is of different types: numbers in ['1.parquet'," in found and "text in ['3.parquet']" in found
+    )
+    assert "column `timestamp` is of different types: times in" in found and "latency_ms" not in found
+    with pytest.raises(ContractError, match="of different types"):
+        load_valid_frame(tmp_path)
+
+
+def test_an_empty_folder_and_one_of_other_files_say_how_to_make_data(tmp_path):
+    for _ in range(2):
+        with pytest.raises(DataFileError, match=r"There is no Parquet data at .*") as caught:
+            DataValidator().validate_file(tmp_path)
+        assert "main.py generate" in caught.value.fix
+        (tmp_path / "notes.csv").write_text("a,b\n")
+        (tmp_path / ".half.parquet").write_bytes(b"PAR1")  # hidden: somebody is still writing it
+
+
+def test_a_file_with_a_great_many_columns_is_told_in_a_few_lines(tmp_path):
+    names = [f"cpu_pct_{number}" for number in range(20_000)]
+    pq.write_table(pa.table([pa.array([1.0])] * len(names), names=names), tmp_path / "a.parquet")
+    report = DataValidator().validate_file(tmp_path / "a.parquet")
+    assert len(report.errors) == len(REQUIRED_COLUMNS) and "there is `cpu_pct_" in "".join(report.errors)
+    assert all(len(sentence) < 300 for sentence in [*report.errors, *report.warnings])
+
+
 def test_an_empty_file_is_an_error(tmp_path):
     report = DataValidator().validate_file(write_contract(tmp_path / "a.parquet", sound_frame().iloc[:0]))
     assert report.errors == ["there are no rows"] and report.start is None
