@@ -961,7 +961,7 @@ def test_the_document_lists_every_preset_rule_unit_and_key():
 
 
 def test_the_mapping_files_in_the_document_are_valid(tmp_path):
-    examples = re.findall(r"```toml\n(.*?)```", DOCUMENT, re.DOTALL)
+    examples = [each for each in re.findall(r"```toml\n(.*?)```", DOCUMENT, re.DOTALL) if "[prometheus]" not in each]
     assert len(examples) >= 3
     for number, example in enumerate(examples):
         (tmp_path / f"{number}.toml").write_text(example, encoding="utf-8")

@@ -43,6 +43,7 @@ from prometheus_mapping import (
     PrometheusMapping,
     PrometheusMetric,
     PrometheusSection,
+    load_prometheus_mapping,
     load_prometheus_preset,
     parse_prometheus_mapping,
 )
@@ -997,3 +998,16 @@ def test_the_document_lists_every_preset_and_key():
                 assert field.description in DOCUMENT, name
     for variable in ("TFT_PROMETHEUS_TOKEN", "TFT_PROMETHEUS_USER", "TFT_PROMETHEUS_PASSWORD"):
         assert variable in DOCUMENT
+
+
+def test_a_prometheus_can_evaluate_the_queries_of_the_document_and_the_presets(history, tmp_path):
+    (example,) = [each for each in re.findall(r"```toml\n(.*?)```", DOCUMENT, re.DOTALL) if "[prometheus]" in each]
+    (tmp_path / "example.toml").write_text(example, encoding="utf-8")
+    mappings = [load_prometheus_mapping(tmp_path / "example.toml")]
+    mappings += [load_prometheus_preset(name) for name in presets(prometheus=True)]
+    with Client(history.url) as client:
+        client.check()
+        for wanted in mappings:
+            for query in wanted.queries(300, 600).values():
+                client.query(query, BEGIN + 3600)
+    assert mappings[0].server_of("cpu_pct", {"instance": "db1.example.org:9182"}) == "db1"
