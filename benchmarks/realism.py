@@ -28,6 +28,11 @@ from rich.console import Console
 from rich.table import Table
 from scipy.stats import ks_2samp, rankdata
 
+from data_contract import (
+    DataFileError,
+    ProductError,
+)  # found since realism_fleets has put the modules' folder on the path
+
 Floats = npt.NDArray[np.floating[Any]]
 
 MARGINALS: Final = (0.01, 0.05, 0.10, 0.25, 0.50, 0.75, 0.90, 0.95, 0.99, 0.999)
@@ -242,11 +247,14 @@ def show(result: Result, console: Console) -> None:
             )
     console.print(table)
     for name, clues in result.judgement.clues.items():
-        table = Table("feature", "loss", "alone", "median", "median", title=f"What tells them apart: {name}")
+        sides_told = ("July", "August") if name == "real_july_vs_august" else ("real", "generated")
+        table = Table("feature", "loss", "alone", *sides_told, title=f"What tells them apart: {name}")
         for clue in clues:
             table.add_row(clue.feature, *map(number, (clue.loss, clue.alone, clue.real, clue.generated)))
         console.print(table)
-    console.print("loss: log loss (nats) on unseen servers that hiding the feature costs; alone: AUC of it by itself.")
+    console.print(
+        "loss: log loss (nats) on unseen servers that hiding the feature costs; alone: AUC of it by itself; then medians."
+    )
 
 
 def _over_servers(values: Floats) -> Floats:
@@ -334,23 +342,42 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
     options = parser.parse_args()
     console = Console(stderr=options.json, width=None if Console().is_terminal else 200)
+    try:
+        said = compare_fleets(options, console)
+    except ProductError as error:
+        console.print(str(error), style="red", markup=False)
+        raise SystemExit(1) from error
+    if options.json and said is not None:
+        print(json.dumps(said))
+
+
+def compare_fleets(options: argparse.Namespace, console: Console) -> dict[str, Any] | None:
+    """Measure and show; the figures for `--json`, or None where there is nothing to compare with."""
     begin = time.perf_counter()
     real = real_fleets(options.cache)
     if real is None:
         console.print(
             f"The recorded months are not here: set {REAL_FOLDER} to the folder that holds them (Docs/REALISM.md)."
         )
-        return
+        return None
     made = stored_fleet(options.data) if options.data else generated_fleet(options.servers, options.seed)
     result = measure(real, made, QUICK if options.quick else FULL, options.seed)
     show(result, console)
     if options.plot:
         from realism_plot import write_page  # plotly takes a second to import
 
-        console.print(f"Charts: {write_page(options.plot, list(real.values()), made, options.seed)}")
+        try:
+            page = write_page(options.plot, list(real.values()), made, options.seed)
+        except OSError as error:
+            raise DataFileError(
+                f"The charts cannot be written to {options.plot}: {error.strerror or error}.",
+                why="The figures above are complete; only the page is missing.",
+                fix="Choose another folder with --plot.",
+                document="Docs/REALISM.md",
+            ) from error
+        console.print(f"Charts: {page}")
     console.print(f"{time.perf_counter() - begin:.0f} s")
-    if options.json:
-        print(json.dumps(result.as_dict()))
+    return result.as_dict()
 
 
 if __name__ == "__main__":

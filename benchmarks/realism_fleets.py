@@ -22,8 +22,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from contract_parquet import read_frame
 from data_contract import DATA_FILE, PROFILE, SERVER_NAME, TIMESTAMP
+from data_validator import load_valid_frame
 from metrics_generator import GeneratorOptions, generate_frame
-from metrics_importer import import_files, load_preset
 
 REAL_FOLDER = "TFT_REAL_DATA"
 REAL_MONTHS = {"july": "bitbrains_rnd_5min_2013-07.parquet", "august": "bitbrains_rnd_5min_2013-08.parquet"}
@@ -101,8 +101,14 @@ def generated_fleet(servers: int, seed: int) -> Fleet:
 
 
 def stored_fleet(path: Path) -> Fleet:
-    """Any contract data: a file, or a folder with one."""
-    return to_fleet(read_frame(path))
+    """Any contract data: a file, or a folder with one.
+
+    Raises
+    ------
+    ProductError
+        If it cannot be read or breaks the contract.
+    """
+    return to_fleet(load_valid_frame(path))
 
 
 def real_fleets(cache: Path | None) -> dict[str, Fleet] | None:
@@ -132,5 +138,7 @@ def _imported(source: Path, keep: Path) -> pd.DataFrame:
     about = source.stat()
     folder = keep / f"{source.stem}-{about.st_size}-{about.st_mtime_ns}"
     if not (folder / DATA_FILE).is_file():
+        from metrics_importer import import_files, load_preset  # not needed for what is kept already
+
         import_files(source, load_preset("bitbrains"), folder)
     return read_frame(folder / DATA_FILE, [TIMESTAMP, SERVER_NAME, *METRICS, PROFILE])
