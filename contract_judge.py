@@ -191,13 +191,15 @@ class RowJudge:
         servers = self._judge_servers(frame[SERVER_NAME]) if SERVER_NAME in usable else None
 
         def place(row: int) -> str:
-            parts = []
-            if servers is not None and servers[row] >= 0:
-                parts.append(next(islice(self._servers, int(servers[row]), None)))
-            if times is not None and times[row] != NO_TIME:
-                parts.append(f"at {_iso(times[row])}")
-            return " ".join(parts) or f"row {self.rows - len(frame) + row:,}"
+            moment = f" at {_iso(times[row])}" if times is not None and times[row] != NO_TIME else ""
+            number = f"row {self.rows - len(frame) + row:,}"
+            if servers is None or servers[row] < 0:
+                return number + moment
+            name = next(islice(self._servers, int(servers[row]), None))
+            return name + (moment or f", {number}")
 
+        if times is not None:
+            self._count("`timestamp` is missing", times == NO_TIME, place)
         values: dict[str, Floats] = {}
         for metric in METRICS:
             numbers = self._judge_metric(frame[metric.column], metric, place) if metric.column in usable else None
@@ -312,7 +314,6 @@ class RowJudge:
         known = times[times != NO_TIME]
         if len(known):
             self._start, self._end = min(self._start, int(known.min())), max(self._end, int(known.max()))
-        self._count("`timestamp` is missing", times == NO_TIME, lambda row: f"row {self.rows - len(series) + row:,}")
         return times
 
     def _judge_servers(self, series: pd.Series[Any]) -> Integers | None:
