@@ -5,6 +5,8 @@ Every function counts what it could not take in a `Tally`. Knows nothing of file
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Mapping as AnyMapping
 from datetime import datetime, timezone, tzinfo
 from typing import Any, Final
@@ -24,6 +26,7 @@ from import_mapping import (
     DEFAULT_UNITS,
     FILE_MODIFIED,
     FILE_NAME,
+    ISO_8601,
     SHARE_UNITS,
     TIME_UNITS,
     UNITS,
@@ -55,6 +58,10 @@ _EPOCH_US: Final = (  # numbers whose unit is known: what lies outside is no tim
 )
 _MISSING_TEXTS: Final = ("", "na", "n/a", "nan", "null", "none", "-")
 _NUMBER: Final = r"^[+-]?(?:(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|inf(?:inity)?|nan)$"
+# A number with a unit behind it that is not the mapping's
+_OTHER_UNIT: Final = (
+    r"^[+-]?[\d.,]+\s*(?:%|[kmgtp]?i?b(?:[/p]?(?:s|min|h))?|[kmg]?hz|[nuµm]?s|sec|min|h|cores?|[kmgt])$"
+)
 _HAS_OFFSET: Final = r"[Tt ]\s*\d.*(?:[Zz]|[+-]\d{2}(?::?\d{2})?)$"
 _IDLE_ROUNDING: Final = 1.0  # idle and waiting time, both rounded, may add up to a bit more than 100 %
 
@@ -83,7 +90,7 @@ def metric_values(
     tally : Tally
         Counts the repairs.
     """
-    numbers = [_checked(part, metric, source, tally) for part in parts]
+    numbers = [_checked(part, metric, section, source, tally) for part in parts]
     repaired: Mask = np.logical_or.reduce([bad for _, bad in numbers])
     values = np.sum([part for part, _ in numbers], axis=0)  # NaN where any part is missing
     if len(parts) > 1:
@@ -91,7 +98,9 @@ def metric_values(
         untouched = partial & ~repaired  # a part that was refused is counted already
         tally.count_values("partial_sum", metric, int(untouched.sum()))
         repaired |= partial
-    if section.of is None:
+    if section.is_relative:  # shares are made of the values when all of them are known
+        return values.astype(np.float32), repaired
+    if not section.is_share:
         factor, offset = UNITS[metric][section.unit or DEFAULT_UNITS[metric]]
         values = values * factor + offset
         if factor < 0:  # idle time
@@ -104,8 +113,8 @@ def metric_values(
             values[under] = np.nan
             repaired |= under
     else:
-        assert capacity is not None
-        values, undefined = _share(values, capacity, section, source)
+        base = _capacities(capacity, section, source, len(values))
+        values, undefined = _share(values, base, section)
         tally.count_values("no_capacity", metric, int(undefined.sum()))
         repaired |= undefined
     if metric in CLIP_UP_TO:
@@ -121,9 +130,15 @@ def metric_values(
     return values.astype(np.float32), repaired
 
 
-def _share(used: Floats, capacity: pa.Array, section: MetricSection, source: SourceSection) -> tuple[Floats, Mask]:
+def _capacities(capacity: pa.Array | None, section: MetricSection, source: SourceSection, rows: int) -> Floats:
+    if capacity is not None:
+        return numbers_of(capacity, source)[0]
+    assert isinstance(section.capacity, (int, float))
+    return np.full(rows, float(section.capacity))
+
+
+def _share(used: Floats, base: Floats, section: MetricSection) -> tuple[Floats, Mask]:
     """Percent that `used` is of the capacity, and where that is not defined although something was used."""
-    base, _ = numbers_of(capacity, source)
     unit = section.unit or "B"  # one unit for both: which one does not matter
     factor = SHARE_UNITS[unit][1] / SHARE_UNITS[section.of_unit or unit][1]
     usable = np.isfinite(base) & (base > 0)
@@ -132,14 +147,25 @@ def _share(used: Floats, capacity: pa.Array, section: MetricSection, source: Sou
     return share, ~usable & ~np.isnan(used)
 
 
-def _checked(array: pa.Array, metric: str, source: SourceSection, tally: Tally) -> tuple[Floats, Mask]:
+def _checked(
+    array: pa.Array, metric: str, section: MetricSection, source: SourceSection, tally: Tally
+) -> tuple[Floats, Mask]:
     """Numbers of a column with impossible ones taken as missing, and where that was."""
-    values, unreadable = numbers_of(array, source)
+    sign = _unit_sign(metric, section)
+    values, unreadable = numbers_of(array, source, sign)
     bad = unreadable
-    tally.present[metric] += int(np.count_nonzero(~np.isnan(values))) + int(np.count_nonzero(unreadable))
-    if unreadable.any():
-        example = array.take(pa.array([int(np.argmax(unreadable))]))[0].as_py()
-        tally.count_values("not_a_number", metric, int(unreadable.sum()), repr(example))
+    present = int(np.count_nonzero(~np.isnan(values))) + int(np.count_nonzero(unreadable))
+    tally.present[metric] += present
+    if _is_text(array.type) and present:
+        text = _trimmed(array)
+        if sign is not None:
+            tally.signed[metric] += pc.sum(pc.ends_with(text, sign)).as_py() or 0
+        if unreadable.any():
+            other = pc.match_substring_regex(text, _OTHER_UNIT, ignore_case=True)
+            foreign: Mask = unreadable & pc.fill_null(other, False).to_numpy(zero_copy_only=False).astype(np.bool_)
+            for rule, where in (("other_unit", foreign), ("not_a_number", unreadable & ~foreign)):
+                if where.any():
+                    tally.count_values(rule, metric, int(where.sum()), repr(text[int(np.argmax(where))].as_py()))
     infinite = np.abs(values) > np.finfo(np.float32).max
     if infinite.any():
         tally.count_values("infinite", metric, int(infinite.sum()), _example(values, infinite))
@@ -153,8 +179,19 @@ def _checked(array: pa.Array, metric: str, source: SourceSection, tally: Tally) 
     return values, bad
 
 
-def numbers_of(array: pa.Array, source: SourceSection) -> tuple[Floats, Mask]:
-    """Cells as numbers, NaN for missing, and where a text is none (NaN there, too)."""
+def _unit_sign(metric: str, section: MetricSection) -> str | None:
+    """What may stand behind a number: the unit that the mapping says it has."""
+    if section.is_share:
+        return section.unit
+    unit = section.unit or DEFAULT_UNITS[metric]
+    return {"percent": "%", "percent_idle": "%", "ratio": None, "ratio_idle": None}.get(unit, unit)
+
+
+def numbers_of(array: pa.Array, source: SourceSection, sign: str | None = "%") -> tuple[Floats, Mask]:
+    """Cells as numbers, NaN for missing, and where a text is none (NaN there, too).
+
+    The unit `sign` may stand behind a number.
+    """
     kind = array.type
     unreadable = np.zeros(len(array), np.bool_)
     if pa.types.is_null(kind):
@@ -166,7 +203,10 @@ def numbers_of(array: pa.Array, source: SourceSection) -> tuple[Floats, Mask]:
     try:
         numbers = text.cast(pa.float64())
     except pa.ArrowInvalid:
-        plain = pc.replace_substring_regex(pc.utf8_lower(text), r"\s*%$", "")
+        plain = text
+        if sign is not None:
+            plain = pc.replace_substring_regex(plain, rf"^(.*[\d.,])\s*{re.escape(sign)}$", r"\1")
+        plain = pc.utf8_lower(plain)
         if source.decimal == ",":
             plain = pc.replace_substring(plain, ",", ".")
         legible = pc.match_substring_regex(plain, _NUMBER)
@@ -189,6 +229,11 @@ def _is_number(value: object) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    inner = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return bool(pa.types.is_string(inner) or pa.types.is_large_string(inner) or pa.types.is_string_view(inner))
 
 
 def _trimmed(array: pa.Array) -> pa.Array:
@@ -238,6 +283,8 @@ class TimeReader:
         self._rows = 0
         self._day_us = 0
         self._latest_us: int | None = None  # a time of day may not come after this
+        self.formats: Counter[str] = Counter()  # rows read by each of several formats
+        self.doubtful = 0  # rows that another format reads as another time
         self.notes: list[str] = []
         if section.start is not None:
             start = file_groups["start"] if section.start == FILE_NAME else section.start
@@ -308,8 +355,8 @@ class TimeReader:
         coded = (array if pa.types.is_dictionary(kind) else pc.dictionary_encode(array)).cast(
             pa.dictionary(pa.int32(), pa.string())
         )
-        times, is_utc = self._from_texts(coded.dictionary)
-        place = pc.fill_null(coded.indices, len(times)).to_numpy(zero_copy_only=False)
+        place = pc.fill_null(coded.indices, len(coded.dictionary)).to_numpy(zero_copy_only=False)
+        times, is_utc = self._from_texts(coded.dictionary, np.bincount(place, minlength=len(coded.dictionary) + 1))
         return np.append(times, NO_TIME)[place], np.append(is_utc, True)[place]
 
     def _from_numbers(self, numbers: Floats) -> Integers:
@@ -354,25 +401,42 @@ class TimeReader:
             fix=f"{advice[0].upper()}{advice[1:]}; numbers that count from another moment need `origin`.",
         )
 
-    def _from_texts(self, texts: pa.Array) -> tuple[Integers, Mask]:
-        """Times that are texts."""
+    def _from_texts(self, texts: pa.Array, rows: Integers) -> tuple[Integers, Mask]:
+        """Times that are texts, each of which so many rows have."""
         section = self._section
-        text = pd.Series(pc.fill_null(_trimmed(texts), "").to_pylist(), dtype=object)
         if section.unit is not None:
-            numbers, _ = numbers_of(texts, SourceSection())
+            numbers, _ = numbers_of(texts, SourceSection(), None)
             return self._from_numbers(numbers), np.ones(len(texts), np.bool_)
-        if section.format is not None:
-            zoned = "%z" in section.format or "%Z" in section.format
-            times = _microseconds(pd.to_datetime(text, format=section.format, errors="coerce", utc=True))
-            if not section.has_day:
+        formats = section.formats or (ISO_8601,)
+        times, is_utc = self._by_format(texts, formats[0])
+        if len(formats) == 1:
+            return times, is_utc
+        rows = rows[: len(texts)]
+        doubtful = np.zeros(len(texts), np.bool_)
+        self.formats[formats[0]] += int(rows[times != NO_TIME].sum())
+        for text in formats[1:]:
+            others, others_utc = self._by_format(texts, text)
+            fresh = (times == NO_TIME) & (others != NO_TIME)
+            doubtful |= (times != others) & (times != NO_TIME) & (others != NO_TIME)
+            times[fresh], is_utc[fresh] = others[fresh], others_utc[fresh]
+            self.formats[text] += int(rows[fresh].sum())
+        self.doubtful += int(rows[doubtful].sum())
+        return times, is_utc
+
+    def _by_format(self, texts: pa.Array, form: str) -> tuple[Integers, Mask]:
+        """Times of the texts that fit a format, and which of them are UTC already."""
+        text = pd.Series(pc.fill_null(_trimmed(texts), "").to_pylist(), dtype=object)
+        if form != ISO_8601:
+            times = _microseconds(pd.to_datetime(text, format=form, errors="coerce", utc=True))
+            if not self._section.has_day:
                 times[times != NO_TIME] = times[times != NO_TIME] % _DAY_US + self._day_us
                 if self._latest_us is not None:
                     times[times > self._latest_us] -= _DAY_US
-            return times, np.full(len(times), zoned)
+            return times, np.full(len(times), "%z" in form or "%Z" in form)
         text = text.str.replace(r"\s*(?:UTC|GMT)$", "Z", regex=True)
         times = _microseconds(pd.to_datetime(text, format="ISO8601", errors="coerce", utc=True))
         is_utc = text.str.contains(_HAS_OFFSET, regex=True).to_numpy(dtype=np.bool_)
-        numbers, not_numbers = numbers_of(texts, SourceSection())
+        numbers, not_numbers = numbers_of(texts, SourceSection(), None)
         counted = ~not_numbers & (numbers >= _LIKELY_SECONDS[0])  # fewer digits are dates: 20130801
         if counted.any():
             times[counted] = self._from_numbers(numbers[counted])

@@ -17,6 +17,8 @@ from data_contract import ImportMappingError, shorten
 from import_sections import (
     FILE_MODIFIED,
     FILE_NAME,
+    HIGHEST,
+    ISO_8601,
     AnySections,
     Layout,
     Mapping,
@@ -48,6 +50,8 @@ __all__ = [
     "DURATION_UNITS",
     "FILE_MODIFIED",
     "FILE_NAME",
+    "HIGHEST",
+    "ISO_8601",
     "PERCENT_UNITS",
     "RATE_UNITS",
     "SHARE_UNITS",
@@ -233,7 +237,7 @@ def _is_branch(part: object) -> bool:
     """Whether a part of a fault's place names a branch of a union, which no user wrote."""
     return isinstance(part, str) and (
         part in {"str", "int", "float", "datetime", "date"}
-        or part.startswith(("constrained-", "literal[", "function-"))
+        or part.startswith(("constrained-", "literal[", "function-", "tuple["))
     )
 
 

@@ -27,6 +27,9 @@ DOCUMENT: Final = "Docs/IMPORTING.md"
 BATCH_ROWS: Final = 262_144
 _CSV_BLOCK_BYTES: Final = 4 << 20  # eight blocks are read ahead: 8 MB each would cost 100 MB more
 _HEAD_BYTES: Final = 1 << 16
+_LINE_BYTES: Final = _CSV_BLOCK_BYTES  # a line must fit into a block
+_MOST_COLUMNS: Final = 10_000
+_FOOTER_BYTES: Final = 32 << 20  # measured: opening a footer takes ten times its size in memory
 _SEPARATORS: Final = (",", ";", "\t", "|")
 _UNIT_SEPARATOR: Final = "\x1f"  # stands for separators that Arrow cannot take: it reads single bytes only
 CSV_ENDINGS: Final = (".csv", ".tsv")
@@ -150,9 +153,13 @@ class ParquetSource:
         del section  # says how text is read
         self._path = file.path
         try:
+            _refuse_large_footer(file.path)
             with pq.ParquetFile(file.path) as parquet:
+                _refuse_wide(file.path, parquet.metadata.num_columns)
                 schema = parquet.schema_arrow
                 self._rows = parquet.metadata.num_rows
+        except DataFileError:
+            raise
         except (pa.ArrowException, OSError) as error:
             raise unreadable(file.path, error) from error
         self._constants = {name: value for name, value in file.constants.items() if name not in schema.names}
@@ -179,6 +186,28 @@ class ParquetSource:
             raise unreadable(self._path, error) from error
 
 
+def _refuse_large_footer(path: Path) -> None:
+    """Opening a file takes time and memory for every column of every row group."""
+    with path.open("rb") as stream:
+        stream.seek(-8, os.SEEK_END)
+        footer = int.from_bytes(stream.read(4), "little")
+    if _FOOTER_BYTES < footer < path.stat().st_size:
+        raise unreadable_source(
+            path,
+            f"its footer, which describes every column of every row group, has {footer >> 20:,} MB (at most "
+            f"{_FOOTER_BYTES >> 20} MB are read): write the needed columns alone, in row groups of 100,000 rows",
+        )
+
+
+def _refuse_wide(path: Path, columns: int) -> None:
+    if columns > _MOST_COLUMNS:
+        raise unreadable_source(
+            path,
+            f"it has {columns:,} columns (at most {_MOST_COLUMNS:,} are read): write the needed ones alone, or one row "
+            "per server and time if there is a column per server",
+        )
+
+
 class CsvSource:
     """A file of separated fields, all of them read as text."""
 
@@ -187,14 +216,13 @@ class CsvSource:
         self.malformed_lines = 0
         self.first_malformed = ""
         lines = self._head_lines()
-        start = section.skip_lines
-        while start < len(lines) and not lines[start].strip():
-            start += 1
+        start = _first_line(lines, section)
         sample = [line for line in lines[start : start + 20] if line.strip()]
         self.separator = _guess_separator(sample, section) if section.separator == "auto" else section.separator
         if len(self.separator) > 1 and self.separator != "whitespace":
             self.separator = self.separator.strip() or self.separator[0]  # `;` and a tab: cells are trimmed anyway
         header = self._fields(sample[0]) if sample else []
+        _refuse_wide(file.path, len(header))
         self.has_header = section.header
         self._skip_rows = start + 1 if section.header else start
         if section.header:
@@ -265,17 +293,38 @@ class CsvSource:
             raise self._unreadable(error) from error
 
     def _head_lines(self) -> list[str]:
-        """First lines, decoded."""
+        """First lines, decoded; as many bytes as it takes to see the first data or column names whole."""
+        size = _HEAD_BYTES
+        while True:
+            text, whole = self._head(size)
+            lines = re.split(r"\r\n|\n|\r", text)  # other signs that may end a line can stand in names
+            if not whole:
+                del lines[-1:]  # it may go on
+            if whole or _first_line(lines, self._section) < len(lines):
+                return lines
+            if size >= _LINE_BYTES:
+                raise unreadable_source(
+                    self._path,
+                    f"its first line has more than {_LINE_BYTES >> 20} MB: there are no line breaks, or more than "
+                    f"{_MOST_COLUMNS:,} columns",
+                )
+            size *= 4
+
+    def _head(self, size: int) -> tuple[str, bool]:
+        """Text of the first bytes, and whether that is all."""
         try:
             with self._path.open("rb") as raw:
-                head = _decompressed(raw).read(_HEAD_BYTES)
+                stream, head = _decompressed(raw), b""
+                while len(head) < size and (piece := stream.read(size - len(head))):
+                    head += piece
+                whole = len(head) < size
                 decoder = codecs.getincrementaldecoder(self._section.encoding)()
-                text = decoder.decode(head, final=len(head) < _HEAD_BYTES)
+                text = decoder.decode(head, final=whole)
         except (pa.ArrowException, UnicodeError, OSError, EOFError) as error:
             raise self._unreadable(error) from error
         if "\0" in text:
             raise unreadable_source(self._path, f"it is binary, not {self._section.encoding} text")
-        return text.removeprefix("\ufeff").splitlines()
+        return text.removeprefix("\ufeff"), whole
 
     def _fields(self, line: str) -> list[str]:
         separator = self._arrow_separator()
@@ -292,6 +341,8 @@ class CsvSource:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         if isinstance(error, UnicodeError) or "UTF8" in reason or "UTF-8" in reason:
             reason = f"it is no {self._section.encoding} text ({reason}); if it is text, set `source.encoding`"
+        elif "straddling" in reason or "out of sync" in reason:
+            reason = f"a line has more than {_LINE_BYTES >> 20} MB, or a quote is never closed"
         return unreadable_source(self._path, reason)
 
 
@@ -317,6 +368,14 @@ class _Respaced(io.RawIOBase):
         count = min(len(buffer), len(self._rest))
         buffer[:count], self._rest = self._rest[:count], self._rest[count:]
         return count
+
+
+def _first_line(lines: Sequence[str], section: SourceSection) -> int:
+    """Place of the first line that holds something, after those to skip; the number of lines if there is none."""
+    start = section.skip_lines
+    while start < len(lines) and not lines[start].strip():
+        start += 1
+    return min(start, len(lines))
 
 
 def _respace(line: str, separator: str, replacement: str) -> str:

@@ -77,6 +77,12 @@ RULES: Final[tuple[Rule, ...]] = (  # in the order in which they apply
         "they would make another server",
     ),
     Rule(
+        "other_unit",
+        "value missing",
+        "the number has another unit behind it than the mapping names, e.g. 5 GB where `unit` is percent",
+        "read in the wrong unit it would look like a measurement",
+    ),
+    Rule(
         "not_a_number",
         "value missing",
         "the text cannot be read as a number",
@@ -178,6 +184,7 @@ class Tally:
         self.rows: Counter[str] = Counter()  # rule → rows
         self.values: dict[str, Counter[str]] = {}  # rule → metric → values
         self.present: Counter[str] = Counter()  # metric → cells that held something
+        self.signed: Counter[str] = Counter()  # metric → cells that have the unit behind the number
         self.examples: dict[str, str] = {}
 
     def count_rows(self, rule: str, rows: int, example: object = None) -> None:
@@ -241,6 +248,8 @@ class ImportReport:
         State → rows.
     states_derived : int
         Rows whose state was derived by the contract's rule because the source has none.
+    relative : dict
+        Metric → what its percentages are shares of, where that is no capacity; empty for measured percentages.
     servers_without_metrics : tuple of str
         Servers of the source that never reported any of the four metrics, and so are not in the output.
     notes, warnings : tuple of str
@@ -265,6 +274,7 @@ class ImportReport:
     profiles: dict[str, int]
     states: dict[str, int]
     states_derived: int
+    relative: dict[str, str] = field(default_factory=dict)
     servers_without_metrics: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = field(default=())
@@ -320,6 +330,8 @@ def render_report(report: ImportReport, console: Console) -> None:
     facts.add_row("servers", f"{report.servers:,} ({_listed(report.profiles)})")
     facts.add_row("time", f"{report.start} to {report.end}{interval}")
     facts.add_row("metrics", ", ".join(f"{name} {_share(share)}" for name, share in report.reported.items()))
+    for name, base in report.relative.items():
+        facts.add_row("NOT MEASURED", f"{name} is in percent of {base}", style="bold yellow")
     origin = "derived by the contract's rule" if report.states_derived else "from the source"
     if 0 < report.states_derived < report.rows_out:
         origin = f"{report.states_derived:,} of them {origin}"

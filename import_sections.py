@@ -32,6 +32,9 @@ from import_units import CLIP_UP_TO, SHARE_UNITS, UNITS
 
 FILE_NAME: Final = "file_name"
 FILE_MODIFIED: Final = "file_modified"
+ISO_8601: Final = "ISO8601"  # among formats: what is read without any, epoch numbers, too
+HIGHEST: Final = "highest"
+_MOST_FORMATS: Final = 10
 
 ColumnRef: TypeAlias = StrictStr | Annotated[StrictInt, Field(ge=1)]  # a name, or the place counted from 1
 
@@ -119,7 +122,9 @@ class TimeSection(Section):
     column: ColumnRef | None = Field(None, description="column that holds the time")
     columns: tuple[ColumnRef, ...] = Field((), description="columns to join with a space, e.g. date and time")
     any_of: tuple[ColumnRef, ...] = Field((), description="names of which the first that is there is used")
-    format: StrictStr | None = Field(None, description="strptime format; without it ISO 8601 or epoch numbers")
+    format: StrictStr | tuple[StrictStr, ...] | None = Field(
+        None, description="strptime format, or a list of them; without it ISO 8601 or epoch numbers"
+    )
     unit: Literal["ns", "us", "ms", "s", "min", "h"] | None = Field(None, description="unit of times that are numbers")
     origin: datetime | None = Field(None, description="where numbers count from, if not from 1970-01-01 UTC")
     timezone: StrictStr = Field("UTC", description="zone of times that state none, e.g. Europe/Berlin or +02:00")
@@ -133,8 +138,11 @@ class TimeSection(Section):
 
     @field_validator("format")
     @classmethod
-    def _usable_format(cls, text: str | None) -> str | None:
-        if text is not None:
+    def _usable_formats(cls, given: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
+        formats = (given,) if isinstance(given, str) else given or ()
+        for text in formats:
+            if text == ISO_8601:
+                continue
             if "%" not in text:
                 raise ValueError(f"{text!r} has no directive such as %Y; leave it out for ISO 8601")
             try:
@@ -142,7 +150,9 @@ class TimeSection(Section):
             except (ValueError, IndexError, re.error) as error:
                 if "does not match" not in str(error):
                     raise ValueError(f"{text!r} is no strptime format: {error}") from None
-        return text
+        if given is not None and not 0 < len(set(formats)) == len(formats) <= _MOST_FORMATS:
+            raise ValueError(f"a list holds 1 to {_MOST_FORMATS} different formats")
+        return given
 
     @field_validator("timezone")
     @classmethod
@@ -162,6 +172,8 @@ class TimeSection(Section):
             raise ValueError("numbers since 1970 are UTC by definition: leave `timezone` out")
         if self.origin is not None and self.unit is None:
             raise ValueError("`origin` needs the `unit` of the numbers")
+        if len({_holds_day(text) for text in self.formats}) > 1:
+            raise ValueError("some of the formats in `format` hold a day and others only the time of day")
         if self.has_day and self.date is not None:
             raise ValueError("`date` is for a `format` that holds only the time of day, e.g. %H:%M:%S")
         if not self.has_day and self.date is None:
@@ -174,12 +186,21 @@ class TimeSection(Section):
     @property
     def has_day(self) -> bool:
         """Whether the times say on which day they are."""
-        return self.format is None or any(part in self.format for part in ("%d", "%j", "%x", "%c", "%D", "%u", "%w"))
+        return all(_holds_day(text) for text in self.formats)
+
+    @property
+    def formats(self) -> tuple[str, ...]:
+        """Formats to try in this order; without any of them times are ISO 8601 or epoch numbers."""
+        return (self.format,) if isinstance(self.format, str) else self.format or ()
 
     @cached_property
     def zone(self) -> tzinfo:
         """Zone of times that state none."""
         return zone_of(self.timezone)
+
+
+def _holds_day(text: str) -> bool:
+    return text == ISO_8601 or any(part in text for part in ("%d", "%j", "%x", "%c", "%D", "%u", "%w"))
 
 
 class ServerSection(Section):
@@ -207,11 +228,35 @@ class MetricSection(Section):
     any_of: tuple[ColumnRef, ...] = Field((), description="names of which the first that is there is used")
     unit: StrictStr | None = Field(None, description="unit of the values; without it the contract's")
     of: ColumnRef | None = Field(None, description="column that holds the capacity, for a share in percent")
+    capacity: StrictFloat | StrictInt | StrictStr | None = Field(
+        None,
+        description='a capacity that is the same in every row, for a share in percent; "highest" where it is not '
+        "known: the highest value of each server stands for it",
+    )
     of_unit: StrictStr | None = Field(None, description="unit of the capacity, if it is not `unit`")
     clip_up_to: float | None = Field(
         None, ge=100, description="percentages up to this are clipped to 100, those above are taken as missing"
     )
     optional: StrictBool = Field(False, description="the column may be absent: the metric is then missing")
+
+    @field_validator("capacity")
+    @classmethod
+    def _usable_capacity(cls, capacity: float | str | None) -> float | str | None:
+        if isinstance(capacity, str) and capacity != HIGHEST:
+            raise ValueError(f'must be a number above 0, or "{HIGHEST}"; the name of a column goes into `of`')
+        if capacity is not None and not isinstance(capacity, str) and not 0 < capacity < float("inf"):
+            raise ValueError(f'must be a number above 0, or "{HIGHEST}"')
+        return capacity
+
+    @property
+    def is_relative(self) -> bool:
+        """Whether the values are shares of the server's own highest one, so that they measure no capacity."""
+        return self.capacity == HIGHEST
+
+    @property
+    def is_share(self) -> bool:
+        """Whether the values are a share of something."""
+        return self.of is not None or self.capacity is not None
 
 
 class StateSection(Section):
@@ -332,27 +377,51 @@ class Mapping(BaseModel):
     description: StrictStr = ""
     layouts: tuple[Layout, ...] = Field(min_length=1)
 
+    @model_validator(mode="after")
+    def _relative_everywhere(self) -> Mapping:
+        for metric in METRIC_COLUMNS:
+            sections = [layout.metrics[metric] for layout in self.layouts if metric in layout.metrics]
+            if len({section.is_relative for section in sections}) > 1:
+                raise ValueError(
+                    f'`{metric}.capacity = "{HIGHEST}"` in one layout and not in another would mix shares of different '
+                    "things in one column: make two mappings"
+                )
+        return self
+
+    @property
+    def relative_metrics(self) -> tuple[str, ...]:
+        """Metrics that are shares of each server's own highest value."""
+        found = [name for layout in self.layouts for name, metric in layout.metrics.items() if metric.is_relative]
+        return tuple(name for name in METRIC_COLUMNS if name in found)
+
 
 # -------------------------------------------------------------------------------------------------------------- faults
 def _unit_faults(name: str, metric: MetricSection) -> Iterator[str]:
     """What is wrong with the units of a metric."""
     if metric.clip_up_to is not None and name not in CLIP_UP_TO:
         yield f"`{name}.clip_up_to` is for percentages"
-    if metric.of is None:
+    if not metric.is_share:
         if metric.of_unit is not None:
-            yield f"`{name}.of_unit` is the unit of `of`, which is not given"
+            yield f"`{name}.of_unit` is the unit of `of` or `capacity`, which are not given"
         if metric.unit is not None and metric.unit not in UNITS[name]:
             hint = near(metric.unit, UNITS[name])
-            share = " (a share of a capacity also needs `of`)" if metric.unit in SHARE_UNITS else ""
+            share = " (a share of a capacity also needs `of` or `capacity`)" if metric.unit in SHARE_UNITS else ""
             yield f"`{name}.unit` {metric.unit!r} is none of {', '.join(UNITS[name])}{hint}{share}"
         return
+    key = "capacity" if metric.of is None else "of"
+    if metric.of is not None and metric.capacity is not None:
+        yield f"`{name}`: give `of` or `capacity`, not both"
+        return
     if name not in CLIP_UP_TO:
-        yield f"`{name}.of` gives a percentage, but `{name}` is none"
+        yield f"`{name}.{key}` gives a percentage, but `{name}` is none"
+        return
+    if metric.is_relative and (metric.unit or metric.of_unit or metric.clip_up_to):
+        yield f'`{name}.capacity = "{HIGHEST}"` takes no `unit`, `of_unit` or `clip_up_to`: all values have one unit'
         return
     units = [unit for unit in (metric.unit, metric.of_unit) if unit is not None]
     unknown = [unit for unit in units if unit not in SHARE_UNITS]
     if unknown:
-        yield f"`{name}` with `of` has a unit {shorten(unknown)} that is none of {', '.join(SHARE_UNITS)}"
+        yield f"`{name}` with `{key}` has a unit {shorten(unknown)} that is none of {', '.join(SHARE_UNITS)}"
     elif len(units) == 2 and SHARE_UNITS[units[0]][0] != SHARE_UNITS[units[1]][0]:
         yield f"`{name}.unit` {units[0]!r} and `of_unit` {units[1]!r} measure different things"
     elif metric.of_unit is not None and metric.unit is None:

@@ -12,7 +12,7 @@ import contextlib
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Final
@@ -151,6 +151,9 @@ class _Collected:
         self.profiles: dict[int, int] = {}  # server → place in VALID_PROFILES, if a column says so
         self.sections: dict[int, ProfileSection] = {}  # server → what the mapping says of its profile
         self.layouts: dict[str, int] = {}
+        self.formats: Counter[str] = Counter()  # of times, where there are several: rows read by each
+        self.doubtful_times = 0
+        self.highest: dict[str, Singles] = {}  # metric that is relative → highest value of each server
         self.repeats: dict[tuple[int, int], tuple[int, bool]] = {}
         self.notes: list[str] = []
         self.warnings: list[str] = []
@@ -159,6 +162,13 @@ class _Collected:
         """Keep an assumption for the report, once."""
         if text not in self.notes:
             self.notes.append(text)
+
+    def watch_highest(self, metric: str, server: Codes, values: Singles) -> None:
+        """Keep the highest value of each server."""
+        known = self.highest.get(metric, np.zeros(0, np.float32))
+        known = np.concatenate([known, np.zeros(len(self.servers.names) - len(known), np.float32)])
+        np.fmax.at(known, server, values)
+        self.highest[metric] = known
 
 
 def _read_all(files: Sequence[SourceFile], mapping: Mapping, collected: _Collected, advance: Progress) -> None:
@@ -179,6 +189,14 @@ def _read_all(files: Sequence[SourceFile], mapping: Mapping, collected: _Collect
             empty.append(file.path.name)
     if empty:
         collected.warnings.append(f"{len(empty):,} file(s) hold no rows: {shorten(empty)}")
+    if collected.formats:
+        listed = ", ".join(f"{form} {count:,}" for form, count in collected.formats.items())
+        collected.note(f"times by the format that they were read with: {listed}")
+    if collected.doubtful_times:
+        collected.warnings.append(
+            f"{collected.doubtful_times:,} times fit more than one format of `time.format` and mean another time in "
+            "each: they were read by the first"
+        )
     collected.tally.count_rows("out_of_order", collected.runs.late)
     _refuse_nothing(collected, [str(file.path) for file in files])
     _refuse_dead_metrics(collected)
@@ -201,6 +219,8 @@ def _read(binding: Binding, collected: _Collected) -> Iterator[Batch]:
     tally.count_rows("malformed_line", malformed, binding.source.first_malformed)
     for note in times.notes:
         collected.note(note)
+    collected.formats.update(times.formats)
+    collected.doubtful_times += times.doubtful
 
 
 def _read_batch(binding: Binding, batch: Batch, times: TimeReader, collected: _Collected) -> None:
@@ -229,6 +249,10 @@ def _read_batch(binding: Binding, batch: Batch, times: TimeReader, collected: _C
         parts = [batch.cells[column] for column in bound.columns]
         capacity = None if bound.of is None else batch.cells[bound.of]
         values, touched = metric_values(parts, capacity, bound.metric, bound.section, layout.source, tally)
+        if bound.section.capacity is not None and not bound.section.is_relative:
+            collected.note(
+                f"{bound.metric} is a share of the mapping's capacity, {bound.section.capacity:g}, in all rows"
+            )
         metrics[bound.metric] = values
         repaired = repaired | touched
     state = _read_states(binding, batch, tally)
@@ -241,6 +265,9 @@ def _read_batch(binding: Binding, batch: Batch, times: TimeReader, collected: _C
         metrics = {metric: values[some] for metric, values in metrics.items()}
         state = None if state is None else state[some]
     if len(server):
+        for bound in binding.metrics:
+            if bound.section.is_relative:
+                collected.watch_highest(bound.metric, server, metrics[bound.metric])
         collected.columns.update(metrics)
         collected.reported.update(name for name, values in metrics.items() if not np.isnan(values).all())
         collected.runs.add(Rows(server, time, metrics, state, repaired))
@@ -322,7 +349,7 @@ def _refuse_dead_metrics(collected: _Collected) -> None:
         metric
         for metric in METRIC_COLUMNS
         if metric in collected.columns - collected.reported
-        and any(tally.values.get(rule, Counter())[metric] for rule in ("not_a_number", "above_limit"))
+        and any(tally.values.get(rule, Counter())[metric] for rule in ("other_unit", "not_a_number", "above_limit"))
     ]
     if dead:
         listed = "\n".join(f"    - {fault}" for fault in _value_repairs(tally, dead))
@@ -351,8 +378,16 @@ def _for_example(tally: Tally, key: str) -> str:
 
 def _warnings(written: _Written, tally: Tally) -> Iterator[str]:
     """What looks wrong although it could be imported."""
+    for metric, base in written.relative.items():
+        yield f"{metric} is NOT a measured percentage: its capacity is unknown, and it is in percent of {base}"
     for rule, count in tally.dropped().items():
-        if rule not in {"no_metrics", "duplicate", "merged"} and count > 0.05 * tally.rows_in:
+        example = tally.examples.get(rule, "")
+        if rule == "unreadable_time" and re.search(r"\d", example):
+            yield (
+                f"{count:,} times could not be read, e.g. {example}: if they are times, name their format in "
+                "`time.format`; it takes a list, too"
+            )
+        elif rule not in {"no_metrics", "duplicate", "merged"} and count > 0.05 * tally.rows_in:
             share = f"{100 * count / tally.rows_in:.0f} % of the rows"
             yield f"{share} were dropped by the rule {rule}{_for_example(tally, rule)}"
     for rule, counts in tally.values.items():
@@ -360,6 +395,13 @@ def _warnings(written: _Written, tally: Tally) -> Iterator[str]:
             if RULES_BY_NAME[rule].effect == "value missing" and count > 0.05 * tally.present[metric]:
                 share = f"{100 * count / tally.present[metric]:.0f} % of the values of {metric}"
                 yield f"{share} are missing by the rule {rule}{_for_example(tally, f'{rule}.{metric}')}"
+    for metric, signed in tally.signed.items():
+        if 0 < signed < tally.present[metric]:
+            bare = tally.present[metric] - signed
+            yield (
+                f"{signed:,} values of {metric} have their unit behind the number and {bare:,} have none: all were "
+                "read in the mapping's unit"
+            )
     for metric in ("cpu_pct", "mem_pct"):
         if written.rows >= 100 and 0 < written.highest[metric] <= 1:
             yield f'no value of {metric} is above 1 %: if they are ratios, set `unit = "ratio"`'
@@ -403,8 +445,8 @@ def _unwritable(out_dir: Path, error: OSError) -> DataFileError:
 
 def _write(collected: _Collected, mapping: Mapping, out_dir: Path, aside: Path, advance: Progress) -> ImportReport:
     """Write the three files and validate them."""
-    written = _Written(collected)
-    parts = settled(collected.runs.in_order(), written.names, collected.tally)
+    written = _Written(collected, mapping)
+    parts = written.scaled(settled(collected.runs.in_order(), written.names, collected.tally))
     try:
         with open_writer(aside / DATA_FILE) as writer:
             for rows in regrouped(parts, _ROWS_PER_GROUP):
@@ -429,8 +471,10 @@ def _write(collected: _Collected, mapping: Mapping, out_dir: Path, aside: Path, 
 class _Written:
     """Makes contract tables of rows in their final order, and knows what was in them."""
 
-    def __init__(self, collected: _Collected) -> None:
+    def __init__(self, collected: _Collected, mapping: Mapping) -> None:
         codes = collected.runs.servers()
+        self._highest = {metric: values[codes] for metric, values in collected.highest.items()}
+        self.relative = dict.fromkeys(mapping.relative_metrics, "the highest value that each server ever reported")
         self.names = [collected.servers.names[code] for code in codes]
         self.rows = 0
         self.repaired = 0
@@ -446,6 +490,16 @@ class _Written:
         middle = self._gaps.median()
         return None if middle is None else middle / 60e6
 
+    def scaled(self, parts: Iterable[Rows]) -> Iterator[Rows]:
+        """The same rows with relative metrics in percent of the server's highest value."""
+        for rows in parts:
+            for metric, highest in self._highest.items():
+                if metric in rows.metrics:
+                    base = highest[rows.server].astype(np.float64)
+                    share = rows.metrics[metric] / np.where(base > 0, base, 1.0)  # all values are 0 there
+                    rows.metrics[metric] = (share * 100.0).astype(np.float32)
+            yield rows
+
     def table(self, rows: Rows) -> pa.Table:
         """Contract table of the next rows."""
         count = len(rows)
@@ -454,7 +508,9 @@ class _Written:
         self._gaps.add(rows.server, rows.time)
         for name, values in rows.metrics.items():
             self.highest[name] = max(self.highest[name], float(np.fmax.reduce(values, initial=0.0)))
-        state = derive_states(rows.metrics, count)
+        # A share of nothing but itself says nothing about the server's state.
+        measured = {name: values for name, values in rows.metrics.items() if name not in self.relative}
+        state = derive_states(measured, count)
         unstated = np.ones(count, np.bool_) if rows.state is None else rows.state == NO_STATE
         if rows.state is not None:
             state = np.where(unstated, state, rows.state)
@@ -510,6 +566,7 @@ def _report(
         profiles=found.profiles,
         states=found.states,
         states_derived=written.derived,
+        relative=written.relative,
         servers_without_metrics=lost,
         notes=tuple(collected.notes),
         warnings=(*collected.warnings, *_warnings(written, tally), *found.warnings),
