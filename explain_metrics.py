@@ -6,7 +6,7 @@ Names propose, values confirm or refuse. A metric that no column speaks of is no
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import numpy as np
@@ -92,7 +92,9 @@ def guess_metrics(
             if fault:
                 refused[column.place] = fault
             else:
-                near[says.role].append(_Column(column.place, column.name, says, facts[column.place]))
+                near[says.role].append(
+                    _Column(column.place, column.name, _with_sign(says, facts[column.place]), facts[column.place])
+                )
     search = _Search(sample, refused, interval, per_period)
     findings = {
         CPU: search.best(CPU, [*search.cpu(near[CPU])], near[CPU]),
@@ -101,6 +103,15 @@ def guess_metrics(
         LATENCY: search.best(LATENCY, [*search.latency(near[LATENCY])], near[LATENCY]),
     }
     return Metrics(findings, refused)
+
+
+def _with_sign(says: Meaning, facts: Facts) -> Meaning:
+    """The meaning with the unit that stands behind the numbers, if the name states none."""
+    if says.unit is not None or facts.sign is None:
+        return says
+    unit = "percent" if facts.sign == "%" else facts.sign
+    strength = min(says.strength + 1, 3)
+    return replace(says, unit=unit, strength=strength, why=f"{says.why}; {facts.sign} stands behind its numbers")
 
 
 def _fault(facts: Facts) -> str:
@@ -192,11 +203,13 @@ class _Search:
     def memory(self, near: list[_Column]) -> Iterator[_Offer]:
         """Used percentage; or free percentage; or used of capacity."""
         amounts = []
+        capacity = any(column.says.part == "capacity" for column in near)
         for column in near:
-            if column.says.part == "busy" and column.says.unit is None and column.facts.high > CLIP_UP_TO[MEMORY]:
-                column = _Column(  # noqa: PLW2901 - too large for percent: an amount
-                    column.place, column.name, Meaning(MEMORY, "used", None, 1, column.says.why), column.facts
-                )
+            says = column.says
+            if says.part == "used" and says.unit is None and not capacity and column.facts.high <= CLIP_UP_TO[MEMORY]:
+                column = replace(column, says=replace(says, part="busy"))  # noqa: PLW2901 - small as percentages are
+            elif says.part == "busy" and says.unit is None and column.facts.high > CLIP_UP_TO[MEMORY]:
+                column = replace(column, says=replace(says, part="used"))  # noqa: PLW2901 - too large for percent
             amounts.append(column)
         for part in ("busy", "idle"):
             for column in _of(amounts, part):
@@ -235,7 +248,7 @@ class _Search:
             ]
             if not options:
                 self._refused.setdefault(
-                    used.place, "is an amount, and no column states the capacity that it is a share of"
+                    used.place, "is an amount, and no column states the capacity: if you know it, say `capacity = …`"
                 )
                 continue
             (units, share, confidence, why), capacity = max(

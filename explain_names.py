@@ -335,6 +335,8 @@ def _by_words(tokens: tuple[str, ...], name: str) -> Meaning | None:
     if _any(tokens, (*_MEMORY, *_MEMORY_MORE)):
         found = _memory(tokens, name)
         return replace(found, why=f"{why}memory")
+    if "iops" in tokens:
+        return Meaning(DISK, refused=OPERATIONS)
     if "swap" in tokens:
         return Meaning("", refused="is swap, not memory in use")
     if _any(tokens, ("load", "loadavg", "load1", "load5", "load15", "ldavg")):
@@ -421,6 +423,8 @@ def _memory(tokens: tuple[str, ...], name: str) -> Meaning:
         return Meaning(MEMORY, "idle" if unit else "free", unit or size, strength, statistic=statistic)
     if unit:
         return Meaning(MEMORY, "busy", unit, strength, statistic=statistic)
+    if not size and _any(tokens, ("util", "utilization", "utilisation", "auslastung", "taux", "load", "belegung")):
+        return Meaning(MEMORY, "busy", None, 2, statistic=statistic)
     used = _any(tokens, _USED)
     if _any(tokens, (*_WHOLE, *_CAPACITY)) and not (used and _any(tokens, ("max", "total"))):
         return Meaning(MEMORY, "capacity", size, 3 if size else 2)

@@ -141,3 +141,25 @@ def _text(*parts: tuple[str, str]) -> Text:
     from rich.text import Text as Styled
 
     return Styled.assemble(*parts)
+
+
+def _self_check() -> None:
+    import tempfile
+    from io import StringIO
+    from pathlib import Path
+
+    from rich.console import Console
+
+    from import_explain import explain
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a.csv"
+        path.write_text("time,host,[red]cpu %\n2026-01-01 00:00,web1,55\n", encoding="utf-8")
+        console = Console(file=StringIO(), width=120)
+        render_explanation(explain(path), console, with_mapping=True)
+        assert isinstance(console.file, StringIO) and "[red]cpu %" in console.file.getvalue()
+    print("✅ All tests passed")
+
+
+if __name__ == "__main__":
+    _self_check()

@@ -573,3 +573,27 @@ def _decimal(rows: list[list[str]], separator: str) -> tuple[str, list[str]]:
             "numbers such as 1,234 have a sign between thousands, or three decimals: the importer reads neither"
         ]
     return ".", []
+
+
+def _self_check() -> None:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a.csv"
+        path.write_bytes("Bericht\nZeit;Rechner;Last\n2026-01-01 00:05;köln;1,5\n".encode("latin-1"))
+        sample = read_sample(SourceFile(path), bool)
+        assert sample is not None and sample.names == ["Zeit", "Rechner", "Last"] and sample.rows == 1
+        assert sample.source_section() == {
+            "format": "csv",
+            "separator": ";",
+            "skip_lines": 1,
+            "encoding": "latin-1",
+            "decimal": ",",
+        }
+        path.write_bytes(b"")
+        assert read_sample(SourceFile(path), bool) is None
+    print("✅ All tests passed")
+
+
+if __name__ == "__main__":
+    _self_check()

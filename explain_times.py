@@ -21,7 +21,7 @@ from data_contract import ImportMappingError
 from explain_names import Meaning, duration_unit
 from explain_sample import Column, Sample
 from import_cells import NO_TIME, Integers, TimeReader, numbers_of
-from import_mapping import TIME_UNITS, SourceSection, TimeSection
+from import_mapping import ISO_8601, TIME_UNITS, SourceSection, TimeSection
 from import_report import Tally
 
 _ENOUGH: Final = 0.98  # of the cells must be readable for a format to be taken without more ado
@@ -29,6 +29,7 @@ _SOME: Final = 0.5
 _TRIED: Final = 400  # different texts with which formats are tried
 _DAY_US: Final = 86_400_000_000
 _UNIT_WORDS: Final = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
+_NO_MOMENT: Final = 1e30  # nanoseconds since 1970 are far below
 _EPOCH_YEARS: Final = (2000, 2100)
 # Windows writes the zone of its clock into the name of the first column: (PDH-CSV 4.0) (W. Europe Standard Time)(-60)
 _PERFMON: Final = re.compile(r"\(PDH-[CT]SV \d\.\d\).*\((-?\d{1,4})\)")
@@ -129,6 +130,7 @@ def _column_guesses(column: Column, sample: Sample, said: Meaning | None, modifi
     if pa.types.is_boolean(kind) or pa.types.is_binary(kind) or pa.types.is_nested(kind) or pa.types.is_null(kind):
         return
     numbers, unreadable = _numbers(column)
+    numbers = np.where(np.abs(numbers) < _NO_MOMENT, numbers, np.nan)
     present = int(np.isfinite(numbers).sum())
     if present and present >= 0.9 * (present + int(unreadable.sum())):
         yield from _of_numbers(column, numbers, section, said, rank, modified)
@@ -314,14 +316,12 @@ def _several_formats(
     left = np.ones(len(cells), np.bool_)
     formats: list[str] = []
     for _ in range(4):
-        gains = [
-            (int((left & (times != NO_TIME)).sum()), full["format"]) for full, times in options if "format" in full
-        ]
+        gains = [(int((left & (times != NO_TIME)).sum()), full.get("format", ISO_8601)) for full, times in options]
         gain, best = max(gains, default=(0, ""), key=lambda item: item[0])
         if not gain:
             break
         formats.append(best)
-        left &= next(times for full, times in options if full.get("format") == best) == NO_TIME
+        left &= next(times for full, times in options if full.get("format", ISO_8601) == best) == NO_TIME
     if len(formats) < 2:
         return []
     full = {**section, "format": formats}
@@ -336,33 +336,31 @@ def _settle(
     section, times = options[0]
     text_format = section.get("format")
     example = _texts(column.cells)[0]
-    if text_format is None:
-        return (
-            section,
-            [f"texts such as {example!r:.50} are ISO 8601"],
-            [],
-            "sure" if _share(times) > _ENOUGH else "likely",
-        )
+    mixed = _share(times) < _ENOUGH and sum(_share(other) > 0.02 for _, other in options) > 1
+    if text_format is None and not mixed:
+        sure = "sure" if _share(times) > _ENOUGH else "likely"
+        return section, [f"texts such as {example!r:.50} are ISO 8601"], [], sure
     if isinstance(text_format, list):
-        warning = f"the times are written in {len(text_format)} formats: check that each is meant as it is read"
+        warning = f"the times are written in several formats ({', '.join(text_format)}): check that each is meant so"
         return section, [f"texts such as {example!r:.50}, in {len(text_format)} formats"], [warning], "guess"
-    if _share(times) < _ENOUGH and sum(_share(other) > 0.02 for _, other in options) > 1:
+    if mixed:
         found = [str(other.get("format", "ISO 8601")) for other, _ in options[:4]]
         warning = f"the times are written in several formats ({', '.join(found)}): only those in the first are read"
-        return section, [f"texts such as {example!r:.50} fit {text_format}"], [warning], "guess"
+        return section, [f"texts such as {example!r:.50} fit {found[0]}"], [warning], "guess"
     rivals = [
         (other, read) for other, read in options[1:] if _share(read) >= _share(times) - 0.005 and "format" in other
     ]
     rivals = [(other, read) for other, read in rivals if not np.array_equal(read, times)]
     if not rivals:
         return section, [f"texts such as {example!r:.50} fit {text_format} alone"], [], "sure"
-    return _day_or_month([options[0], *rivals], example, modified)
+    months_first = bool(_PERFMON.search(column.name) or re.search(r"[AaPp][Mm]$", example))
+    return _day_or_month([options[0], *rivals], example, modified, months_first=months_first)
 
 
 def _day_or_month(
-    options: list[tuple[dict[str, Any], Integers]], example: str, modified: datetime
+    options: list[tuple[dict[str, Any], Integers]], example: str, modified: datetime, *, months_first: bool
 ) -> tuple[dict[str, Any], list[str], list[str], str]:
-    """Decide whether day or month comes first, by what the times would be."""
+    """Decide whether day or month comes first, by what the times would be, else by custom."""
     latest = int((modified + timedelta(days=1)).timestamp() * 1e6)
 
     def doubts(times: Integers) -> tuple[int, int, int]:
@@ -374,10 +372,13 @@ def _day_or_month(
             int((steps < 0).sum()),
         )
 
-    judged = sorted(((doubts(times), place) for place, (_, times) in enumerate(options)))
-    section = options[judged[0][1]][0]
+    def against_custom(section: dict[str, Any]) -> bool:
+        return months_first != str(section["format"]).startswith("%m")
+
+    judged = sorted((doubts(times), against_custom(full), place) for place, (full, times) in enumerate(options))
+    section = options[judged[0][2]][0]
     taken = str(section["format"])
-    others = " or ".join(str(options[place][0]["format"]) for _, place in judged[1:])
+    others = " or ".join(str(options[place][0]["format"]) for *_, place in judged[1:])
     if judged[0][0] != judged[1][0]:
         reasons = (
             "the other puts times into the future",
@@ -386,6 +387,9 @@ def _day_or_month(
         )
         which = next(i for i in range(3) if judged[0][0][i] != judged[1][0][i])
         return section, [f"texts such as {example!r:.50} fit {taken} and {others}, but {reasons[which]}"], [], "likely"
+    if months_first:
+        custom = "with AM and PM, and in counters of Windows, the month comes first"
+        return section, [f"texts such as {example!r:.50} fit {taken} and {others}: {custom}"], [], "likely"
     warning = f"day and month cannot be told apart in {example!r:.50}: {taken} is taken, it may be {others}"
     return section, [f"texts such as {example!r:.50} fit {taken} and {others} alike"], [warning], "guess"
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from data_contract import ImportMappingError, ProductError
 from explain_sample import MAX_ROWS
-from explain_values import Confidence, number
+from explain_values import Confidence, number, weaker
 from import_cells import NO_TIME, ServerCodes, TimeReader, full_name, metric_values
 from import_mapping import CLIP_UP_TO, Layout, Mapping, load_preset, presets
 from import_report import Tally
@@ -38,6 +38,8 @@ class Trial:
         Metric → values in the contract's units, NaN for missing.
     tally : Tally
         What was repaired.
+    has_state, has_profile : bool
+        Whether columns of state and role are read.
     """
 
     layout: Layout
@@ -45,6 +47,8 @@ class Trial:
     readable: float
     values: dict[str, Any]
     tally: Tally
+    has_state: bool = False
+    has_profile: bool = False
 
     def usable(self) -> list[str]:
         """Metrics that have values."""
@@ -125,7 +129,8 @@ def _tried(binding: Binding, rows: int, cells: dict[int, pa.Array], tally: Tally
         parts = [cells[column].filter(pa.array(keep)) for column in bound.columns]
         capacity = None if bound.of is None else cells[bound.of].filter(pa.array(keep))
         values[bound.metric], _ = metric_values(parts, capacity, bound.metric, bound.section, layout.source, tally)
-    return Trial(layout, rows, float(keep.mean()) if rows else 0.0, values, tally)
+    readable = float(keep.mean()) if rows else 0.0
+    return Trial(layout, rows, readable, values, tally, binding.state is not None, binding.profile is not None)
 
 
 # ------------------------------------------------------------------------------------------------------------- presets
@@ -182,7 +187,10 @@ def _fit(file: SourceFile, name: str) -> PresetFit | None:
     suspicious = [
         metric
         for metric in usable
-        if metric in CLIP_UP_TO and trial.rows >= 20 and float(np.nanmax(trial.values[metric])) <= 1.0
+        if metric in CLIP_UP_TO
+        and not layout.metrics[metric].is_relative
+        and trial.rows >= 20
+        and float(np.nanmax(trial.values[metric])) <= 1.0
     ]
     confidence: Confidence = "likely"
     if pattern is not None and (named or not layout.source.header):
@@ -197,6 +205,10 @@ def _fit(file: SourceFile, name: str) -> PresetFit | None:
         confidence = "sure"
     else:
         why = f"columns have the names that it knows; it gives {listed}"
+    relative = [name for name, section in layout.metrics.items() if section.is_relative]
+    if relative:
+        why = f"{why}; but {', '.join(relative)} would be shares of each server's own peak, not measured percentages"
+        confidence = weaker(confidence, "likely")
     if suspicious:
         confidence, why = "guess", f"{why}; but no value of {', '.join(suspicious)} is above 1 %"
     return PresetFit(name, mapping, layout.layout_name, confidence, why, pattern is not None, trial)
@@ -208,3 +220,19 @@ def _named_columns(layout: Layout) -> set[str]:
     for metric in layout.metrics.values():
         wanted += [metric.column, *metric.columns, metric.of]
     return {ref for ref in wanted if isinstance(ref, str)}
+
+
+def _self_check() -> None:
+    import tempfile
+    from pathlib import Path
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a.csv"
+        path.write_text("timestamp,server_name,cpu_pct\n2026-01-01T00:00:00Z,web1,55\n", encoding="utf-8")
+        fit = best_preset(SourceFile(path))
+        assert fit is not None and fit.name == "contract" and fit.trial.middle("cpu_pct") == 55
+    print("✅ All tests passed")
+
+
+if __name__ == "__main__":
+    _self_check()

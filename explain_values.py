@@ -5,6 +5,8 @@ Knows nothing of names.
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -15,7 +17,7 @@ import pyarrow as pa
 
 from explain_sample import Column
 from import_cells import NO_TIME, Floats, Integers, coded_texts, numbers_of
-from import_mapping import SourceSection
+from import_mapping import DURATION_UNITS, RATE_UNITS, SHARE_UNITS, SourceSection
 
 Confidence = Literal["sure", "likely", "guess", "not found"]
 _FEW: Final = 8  # values below which a rise says nothing
@@ -43,6 +45,8 @@ class Facts:
         Whether they only rise, but for starting anew: then they count since a start.
     examples : tuple of str
         Some different cells.
+    sign : str or None
+        Unit that stands behind the numbers.
     """
 
     values: Floats
@@ -56,6 +60,7 @@ class Facts:
     constant: bool
     counter: bool
     examples: tuple[str, ...]
+    sign: str | None = None
 
     @property
     def is_number(self) -> bool:
@@ -133,8 +138,9 @@ def facts_of(column: Column, source: SourceSection, order: Integers, same: npt.N
         gone = cells.null_count / max(rows, 1)
         nan = float("nan")
         return Facts(empty, present, gone, 0.0, nan, nan, nan, False, False, False, (str(kind),))
-    values, unreadable = numbers_of(cells, source)
-    values = np.where(np.isinf(values), np.nan, values)
+    sign = _sign_of(cells)
+    values, unreadable = numbers_of(cells, source, sign or "%")
+    values = np.where(np.abs(values) <= np.finfo(np.float32).max, values, np.nan)  # as the importer takes them
     finite = values[np.isfinite(values)]
     present = len(finite) + int(unreadable.sum())
     middle = float(np.median(finite)) if len(finite) else float("nan")
@@ -150,7 +156,19 @@ def facts_of(column: Column, source: SourceSection, order: Integers, same: npt.N
         constant=present > 1 and len(set(finite[:1]) | set(np.unique(finite)[:2])) <= 1 and not unreadable.any(),
         counter=_only_rises(values, order, same),
         examples=_examples(cells),
+        sign=sign,
     )
+
+
+def _sign_of(cells: pa.Array) -> str | None:
+    """Unit that stands behind nearly all of the first numbers: 12 ms, 5 MB/s."""
+    if not (pa.types.is_string(cells.type) or pa.types.is_large_string(cells.type)):
+        return None
+    texts = [text.strip() for text in cells[:200].to_pylist() if text and text.strip()]
+    behind = Counter(match[1] for text in texts if (match := re.fullmatch(r"[+-]?[\d.,]+\s*([A-Za-z%/]+)", text)))
+    sign, count = behind.most_common(1)[0] if behind else ("", 0)
+    known = sign == "%" or sign in RATE_UNITS or sign in DURATION_UNITS or sign in SHARE_UNITS
+    return sign if known and count >= 0.8 * len(texts) else None
 
 
 def _unreadable(kind: pa.DataType) -> bool:

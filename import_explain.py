@@ -321,7 +321,12 @@ class _Explainer:
             key = sample.names[server.columns[0]]
             counted = len({file.constants.get(key) for file in self._files})
         # What is doubtful in a proposal that nobody needs is not worth a warning.
-        told = [] if take_preset or mapping is None else [w for f in findings.values() for w in f.warnings]
+        told = [
+            warning
+            for name, finding in findings.items()
+            for warning in finding.warnings
+            if mapping is not None and (not take_preset or (name in METRIC_COLUMNS and finding.confidence != "guess"))
+        ]
         return Explanation(
             paths=self._paths,
             files=len(self._files),
@@ -408,6 +413,9 @@ class _Explainer:
         lost = own - set(preset.trial.usable())
         if lost and not preset.by_file_name:
             return False
+        for name, has in ((STATE, preset.trial.has_state), (PROFILE, preset.trial.has_profile)):
+            if findings[name].section and findings[name].confidence != "guess" and not has:
+                return False
         for name in own & set(preset.trial.usable()):
             mine, theirs = trial.middle(name), preset.trial.middle(name)
             if not preset.by_file_name and abs(mine - theirs) > 0.02 * max(abs(mine), abs(theirs)):
@@ -542,3 +550,21 @@ def _time_finding(time: TimeGuess) -> Finding:
 
 def _iso(moment: Any) -> str:
     return iso_z(datetime.fromtimestamp(int(moment) / 1e6, timezone.utc).replace(microsecond=0))
+
+
+def _self_check() -> None:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a.csv"
+        rows = "".join(f"2026-01-01 00:{5 * i:02},web1,{0.1 + i / 20:.2f}\n" for i in range(10))
+        path.write_text(f"when,node,cpu\n{rows}", encoding="utf-8")
+        explanation = explain(path)
+        assert explanation.mapping is not None and explanation.interval_minutes == 5
+        assert explanation.mapping.layouts[0].metrics["cpu_pct"].unit == "ratio"
+        assert explanation.names[SERVER_NAME] == ["node"]
+    print("✅ All tests passed")
+
+
+if __name__ == "__main__":
+    _self_check()
