@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final
 
 import numpy as np
@@ -170,12 +171,9 @@ class Fetch:
             )
 
     def _refuse_many_series(self, metric: str, answer: Answer) -> None:
-        """Several series for most servers are a query that was not aggregated."""
-        servers: dict[str, list[dict[str, str]]] = {}
-        for labels in answer.labels:
-            name = self._mapping.server_of(metric, labels)
-            if name is not None:
-                servers.setdefault(name, []).append(labels)
+        """Several series for most servers at the same time are a query that was not aggregated."""
+        names = [self._mapping.server_of(metric, labels) for labels in answer.labels]
+        servers = {name for name in names if name is not None}
         if answer.labels and not servers:
             section = self._mapping.prometheus
             label = section.metrics[metric].server_label or section.server_label
@@ -185,9 +183,17 @@ class Fetch:
                 why="A value without its server cannot be placed.",
                 fix=f"Keep the label in the query (`by ({label})`), or correct `server_label` or `server_pattern`.",
             )
-        several = {name: found for name, found in servers.items() if len(found) > 1}
+        seen: dict[str, set[float]] = {name: set() for name in servers}
+        several: set[str] = set()
+        moments = iter(answer.times.tolist())
+        for name, count in zip(names, answer.counts, strict=True):
+            own = set(islice(moments, count))
+            if name is not None:
+                several |= set() if seen[name].isdisjoint(own) else {name}
+                seen[name] |= own
         if 2 * len(several) > len(servers):
-            name, found = next(iter(several.items()))
+            name = min(several)
+            found = [labels for labels, owner in zip(answer.labels, names, strict=True) if owner == name]
             raise ImportMappingError(
                 f"`{metric}`: the query gives more than one series per server, e.g. {len(found)} for {name}: "
                 f"{shorten(found, 2)}.",
@@ -210,26 +216,31 @@ class Fetch:
                 raise _of_metric(error, metric) from error
             plan.most_series = max(plan.most_series, len(answer.labels))
             parts[metric] = self._part(metric, answer, begin, names, profiles)
-        grids = {metric: part.grid(len(names), steps) for metric, part in parts.items()}
+        settled = {metric: part.settle(len(names), steps) for metric, part in parts.items()}
+        grids = {metric: grid for metric, (grid, _) in settled.items()}
         self._join(grids)
         there = np.logical_or.reduce([~np.isnan(grid) for grid in grids.values()])
         server, place = np.nonzero(there)
         columns = {metric: grid[server, place] for metric, grid in grids.items()}
-        for metric, part in parts.items():  # the importer's rules decide which of two values of one step counts
-            more_servers, more_places, values = part.surplus()
+        listed = list(names)
+        for metric, (_, surplus) in settled.items():  # the importer's rules decide which of two values counts
+            part = parts[metric].at(surplus)
             if self._mapping.prometheus.metrics[metric].join:
-                more = there[more_servers, more_places]
-                more_servers, more_places, values = more_servers[more], more_places[more], values[more]
-            server, place = np.append(server, more_servers), np.append(place, more_places)
+                part = part.at(np.flatnonzero(there[part.server, part.place]))
+            if not len(part.values):
+                continue
+            about = f"some servers have more than one series of {metric} at a time, of which the first counts"
+            self._note(f"{about}, e.g. {listed[part.server[0]]}")
+            server, place = np.append(server, part.server), np.append(place, part.place)
+            nothing = np.full(len(part.values), np.nan, np.float32)
             for other, column in columns.items():
-                filling = values if other == metric else np.full(len(values), np.nan, np.float32)
-                columns[other] = np.append(column, filling)
+                columns[other] = np.append(column, part.values if other == metric else nothing)
         found = [metric for metric, values in columns.items() if not np.isnan(values).all()]
         self._remember(found, self._prometheus.warnings)
         times = (begin + place.astype(np.int64) * step) * 1_000_000
         table = {
             TIME_COLUMN: pa.array(times).cast(pa.timestamp("us", tz="UTC")),
-            SERVER_COLUMN: _dictionary(server, list(names)),
+            SERVER_COLUMN: _dictionary(server, listed),
         }
         if self._mapping.profile_labels:
             table[PROFILE_COLUMN] = _dictionary(server, profiles)
@@ -257,9 +268,6 @@ class Fetch:
             profiles[code] = profiles[code] or stated
             servers[place], ranks[place] = code, seen.get(code, 0)
             seen[code] = seen.get(code, 0) + 1
-            if ranks[place]:
-                about = f"some servers have more than one series of {metric}, of which the first counts"
-                self._note(f"{about}, e.g. {name}: {shorten(labels)}")
         series = np.repeat(np.arange(len(answer.labels)), answer.counts)
         places = np.rint((answer.times - begin) / self._plan.step_seconds).astype(np.int64) - 1
         with np.errstate(over="ignore"):  # beyond single precision: infinite, which the importer counts
@@ -342,18 +350,22 @@ class _Part:
     place: npt.NDArray[np.int64]
     values: Singles
 
-    def grid(self, servers: int, steps: int) -> Singles:
-        """Values of the first series of each server, (servers, steps); NaN where there is none."""
-        grid = np.full((servers, steps), np.nan, np.float32)
-        first = self.rank == 0
-        grid[self.server[first], self.place[first]] = self.values[first]
-        return grid
+    def at(self, points: npt.NDArray[np.intp]) -> _Part:
+        """Some of the points."""
+        return _Part(self.server[points], self.rank[points], self.place[points], self.values[points])
 
-    def surplus(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], Singles]:
-        """Server, step and value of all further series, in the order of their labels."""
-        more = np.flatnonzero(self.rank > 0)
-        more = more[np.argsort(self.rank[more], kind="stable")]
-        return self.server[more], self.place[more], self.values[more]
+    def settle(self, servers: int, steps: int) -> tuple[Singles, npt.NDArray[np.intp]]:
+        """Values by server and step, NaN where there is none, and the points that found their place taken.
+
+        The first series that has a value counts, so one that takes over from another, whose labels changed, is whole.
+        """
+        grid = np.full((servers, steps), np.nan, np.float32)
+        taken = np.zeros((servers, steps), np.int64)
+        order = np.argsort(-self.rank, kind="stable")  # the first series last: what is written last stays
+        grid[self.server[order], self.place[order]] = self.values[order]
+        taken[self.server[order], self.place[order]] = self.rank[order]
+        surplus = np.flatnonzero(self.rank > taken[self.server, self.place])
+        return grid, surplus[np.argsort(self.rank[surplus], kind="stable")]
 
 
 def _dictionary(codes: npt.NDArray[np.int64], texts: Sequence[str | None]) -> pa.Array:
@@ -373,11 +385,13 @@ def _of_metric(error: ImportMappingError, metric: str) -> ImportMappingError:
 
 def _self_check() -> None:
     none = np.zeros(0, np.int64)
-    part = _Part(np.array([0, 1, 0]), np.array([0, 0, 1]), np.array([1, 0, 1]), np.array([5, 6, 7], np.float32))
-    assert np.nan_to_num(part.grid(2, 2), nan=-1).tolist() == [[-1, 5], [6, -1]]
-    assert [column.tolist() for column in part.surplus()] == [[0], [1], [7]]
+    part = _Part(
+        np.array([0, 1, 0, 0]), np.array([0, 0, 1, 1]), np.array([1, 0, 1, 0]), np.arange(5, 9, dtype=np.float32)
+    )
+    grid, surplus = part.settle(2, 2)
+    assert np.nan_to_num(grid, nan=-1).tolist() == [[8, 5], [6, -1]] and surplus.tolist() == [2]
     assert _dictionary(np.array([1, 0]), ["a", None]).to_pylist() == [None, "a"]
-    assert _Part(none, none, none, none.astype(np.float32)).grid(0, 3).shape == (0, 3)
+    assert _Part(none, none, none, none.astype(np.float32)).settle(0, 3)[0].shape == (0, 3)
     print("✅ All tests passed")
 
 

@@ -38,6 +38,8 @@ _STEP_SECONDS: Final = STEP_MINUTES * 60
 _STEPS: Final = 10_000  # of the progress bar
 _FETCH_STEPS: Final = 8_000  # of them for fetching
 
+_WORTH_TELLING_SECONDS: Final = 3600
+
 _SPAN: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _AMOUNT: Final = r"(\d{1,9}(?:\.\d{1,9})?)\s*([smhdw])"
 _RELATIVE: Final = re.compile(rf"now|(?:now)?\s*-\s*{_AMOUNT}(?:[\s-]*{_AMOUNT})*", re.IGNORECASE)
@@ -237,6 +239,8 @@ def _import(work: Work, mapping: PrometheusMapping, out_dir: Path, advance: Prog
     report = import_files(work.files(), mapping.for_files(), out_dir, progress=going_on)
     missing = [metric for metric in METRIC_COLUMNS if metric in mapping.prometheus.metrics and metric not in plan.found]
     notes = [f"the Prometheus has nothing for the query of {metric}: it stays missing" for metric in missing]
+    if parse_time(report.start, utc_now()).timestamp() - plan.since > _WORTH_TELLING_SECONDS:
+        notes.append(f"the Prometheus has nothing of this fleet before {report.start}")
     report = replace(report, notes=(*plan.notes, *notes, *report.notes))
     with writing(out_dir), uninterrupted():
         write_json(out_dir / DATA_INFO, {**read_json(out_dir / DATA_INFO), **_metadata(plan, mapping, report)})

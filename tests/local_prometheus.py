@@ -124,7 +124,11 @@ def backfill(folder: Path, lines: Iterable[str]) -> None:
         stream.writelines(f"{line}\n" for line in lines)
         stream.write("# EOF\n")
     subprocess.run(
-        ["promtool", "tsdb", "create-blocks-from", "openmetrics", str(source), str(folder / "data")],
+        [
+            *("promtool", "tsdb", "create-blocks-from"),
+            "--max-block-duration=168h",  # a block per 2 hours, each a pass through the file, would be slow
+            *("openmetrics", str(source), str(folder / "data")),
+        ],
         check=True,
         stdout=subprocess.DEVNULL,
     )

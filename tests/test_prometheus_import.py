@@ -492,6 +492,23 @@ def test_few_servers_with_several_series_are_settled_by_the_importers_rule_and_t
     assert any("more than one series of mem_pct" in note and "db1" in note for note in report.notes)
 
 
+def test_a_series_whose_labels_change_goes_on_as_the_same_server(history, tmp_path):
+    def labelled(part: str, when: str) -> str:
+        half = f"and on () (vector(time()) {when} {BEGIN + 86_400})"
+        return f'label_replace({MEMORY["query"]}, "rack", "{part}", "", "") {half}'
+
+    query = {**MEMORY, "query": f"{labelled('old', '<=')} or {labelled('new', '>')}"}
+    report, frame = run(history.url, tmp_path, mapping(mem_pct=query))
+    assert report.rows_dropped == {} and not any("more than one series" in note for note in report.notes)
+    assert len(frame) == 3 * STEPS - len(GAP)
+
+
+def test_what_lies_before_the_first_value_is_told(history, tmp_path):
+    report, frame = run(history.url, tmp_path, since="2023-12-20", until="2024-01-01T02:00")
+    assert frame["step"].min() == 0
+    assert "the Prometheus has nothing of this fleet before 2024-01-01T00:00:00Z" in report.notes
+
+
 def test_series_without_the_servers_label_are_refused_with_the_labels_that_there_are(history, tmp_path):
     with refused(ImportMappingError, "'instance'", "'job': 'node'", "by (instance)"):
         run(history.url, tmp_path, mapping(cpu_pct="sum by (job) (node_memory_MemTotal_bytes) * 0"))
