@@ -34,12 +34,10 @@ from data_contract import (
     SERVER_MAPPING,
     SERVER_NAME,
     STATE,
-    STEP_MINUTES,
     TIMESTAMP,
     VALID_PROFILES,
     VALID_STATES,
     DataFileError,
-    ImportMappingError,
     ProductError,
     profile_for_name,
     shorten,
@@ -57,6 +55,7 @@ from import_cells import (
     full_name,
     metric_values,
 )
+from import_doubts import doubts, refuse_dead_metrics, refuse_nothing
 from import_mapping import Mapping, ProfileSection, load_mapping, load_preset, parse_mapping, presets
 from import_readers import file_state, refuse_changed
 from import_report import RULES_BY_NAME, ImportReport, Tally, merge_counts, render_report
@@ -198,8 +197,8 @@ def _read_all(files: Sequence[SourceFile], mapping: Mapping, collected: _Collect
             "each: they were read by the first"
         )
     collected.tally.count_rows("out_of_order", collected.runs.late)
-    _refuse_nothing(collected, [str(file.path) for file in files])
-    _refuse_dead_metrics(collected)
+    refuse_nothing(collected.tally, collected.runs.rows, [str(file.path) for file in files])
+    refuse_dead_metrics(collected.tally, collected.columns - collected.reported)
 
 
 def _read(binding: Binding, collected: _Collected) -> Iterator[Batch]:
@@ -207,7 +206,7 @@ def _read(binding: Binding, collected: _Collected) -> Iterator[Batch]:
     layout, tally = binding.layout, collected.tally
     title = layout.layout_name or "file"
     collected.layouts[title] = collected.layouts.get(title, 0) + 1
-    modified = datetime.fromtimestamp(binding.file.path.stat().st_mtime, timezone.utc)
+    modified = datetime.fromtimestamp(file_state(binding.file.path).modified_ns / 1e9, timezone.utc)
     times = TimeReader(layout.time, binding.file_groups, modified, collected.repeats)
     for batch in binding.batches():
         tally.rows_in += batch.rows
@@ -314,103 +313,6 @@ def _profile(code: int, name: str, collected: _Collected) -> str:
             return rule.profile
     named = profile_for_name(name)
     return named if named != GENERIC_PROFILE else section.default
-
-
-# -------------------------------------------------------------------------------------------------------------- limits
-def _refuse_nothing(collected: _Collected, files: list[str]) -> None:
-    """An import that has no rows is an error, with the reason."""
-    tally = collected.tally
-    if not tally.rows_in:
-        raise DataFileError(
-            f"There are no rows in {shorten(files)}.",
-            why="Without rows there is nothing to validate, learn from or forecast.",
-            fix="Check that the file is the one you meant and that it was written to its end.",
-            document=DOCUMENT,
-        )
-    if collected.runs.rows:
-        return
-    reasons = [
-        f"{rule} {count:,}{_for_example(tally, rule)}: {RULES_BY_NAME[rule].text}"
-        for rule, count in tally.dropped().items()
-    ]
-    reasons += _value_repairs(tally, METRIC_COLUMNS)
-    raise ImportMappingError(
-        f"Not one of the {tally.rows_in:,} rows could be used:\n" + "\n".join(f"    - {reason}" for reason in reasons),
-        why="An import without rows would look like a fleet without servers.",
-        fix="Correct `format`, `unit` or `timezone` in [time], the columns and units in [metrics], or "
-        "`source.decimal`; or the source itself.",
-    )
-
-
-def _refuse_dead_metrics(collected: _Collected) -> None:
-    """A metric of which no value could be used although there were some speaks for a wrong unit or number format."""
-    tally = collected.tally
-    dead = [
-        metric
-        for metric in METRIC_COLUMNS
-        if metric in collected.columns - collected.reported
-        and any(tally.values.get(rule, Counter())[metric] for rule in ("other_unit", "not_a_number", "above_limit"))
-    ]
-    if dead:
-        listed = "\n".join(f"    - {fault}" for fault in _value_repairs(tally, dead))
-        raise ImportMappingError(
-            f"Not one value could be used of:\n{listed}",
-            why="The whole metric would be missing although the source has it.",
-            fix="Correct the `unit` of the metric, `of`, `clip_up_to`, or `source.decimal`; or leave the metric out.",
-        )
-
-
-def _value_repairs(tally: Tally, metrics: Sequence[str]) -> Iterator[str]:
-    """What was repaired of some metrics, one sentence each."""
-    for metric in metrics:
-        counts = [
-            f"{rule} {found[metric]:,}{_for_example(tally, f'{rule}.{metric}')}"
-            for rule, found in tally.values.items()
-            if found[metric]
-        ]
-        if counts:
-            yield f"`{metric}`: {', '.join(counts)}"
-
-
-def _for_example(tally: Tally, key: str) -> str:
-    return f" (e.g. {tally.examples[key]})" if key in tally.examples else ""
-
-
-def _warnings(written: _Written, tally: Tally) -> Iterator[str]:
-    """What looks wrong although it could be imported."""
-    for metric, base in written.relative.items():
-        yield f"{metric} is NOT a measured percentage: its capacity is unknown, and it is in percent of {base}"
-    for rule, count in tally.dropped().items():
-        example = tally.examples.get(rule, "")
-        if rule == "unreadable_time" and re.search(r"\d", example):
-            yield (
-                f"{count:,} times could not be read, e.g. {example}: if they are times, name their format in "
-                "`time.format`; it takes a list, too"
-            )
-        elif rule not in {"no_metrics", "duplicate", "merged"} and count > 0.05 * tally.rows_in:
-            share = f"{100 * count / tally.rows_in:.0f} % of the rows"
-            yield f"{share} were dropped by the rule {rule}{_for_example(tally, rule)}"
-    for rule, counts in tally.values.items():
-        for metric, count in counts.items():
-            if RULES_BY_NAME[rule].effect == "value missing" and count > 0.05 * tally.present[metric]:
-                share = f"{100 * count / tally.present[metric]:.0f} % of the values of {metric}"
-                yield f"{share} are missing by the rule {rule}{_for_example(tally, f'{rule}.{metric}')}"
-    for metric, signed in tally.signed.items():
-        if 0 < signed < tally.present[metric]:
-            bare = tally.present[metric] - signed
-            yield (
-                f"{signed:,} values of {metric} have their unit behind the number and {bare:,} have none: all were "
-                "read in the mapping's unit"
-            )
-    for metric in ("cpu_pct", "mem_pct"):
-        if written.rows >= 100 and 0 < written.highest[metric] <= 1:
-            yield f'no value of {metric} is above 1 %: if they are ratios, set `unit = "ratio"`'
-    interval = written.interval_minutes
-    if interval is not None and interval > STEP_MINUTES:
-        yield (
-            f"there is one sample every {interval:g} minutes, but the model's step is {STEP_MINUTES}: "
-            "the steps between stay missing"
-        )
 
 
 # ------------------------------------------------------------------------------------------------------------- writing
@@ -569,7 +471,11 @@ def _report(
         relative=written.relative,
         servers_without_metrics=lost,
         notes=tuple(collected.notes),
-        warnings=(*collected.warnings, *_warnings(written, tally), *found.warnings),
+        warnings=(
+            *collected.warnings,
+            *doubts(tally, written.rows, written.highest, written.interval_minutes, written.relative),
+            *found.warnings,
+        ),
     )
 
 

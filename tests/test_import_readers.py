@@ -147,7 +147,7 @@ def test_partitions_of_packed_csv_files_are_read_with_the_columns_that_folders_s
     assert frame[["server_name", "cpu_pct"]].to_numpy().tolist() == [["a", 1], ["b c", 2]]
 
 
-# ----------------------------------------------------------------------------------------------------- sources that move
+# ---------------------------------------------------------------------------------------------------- sources that move
 def rows_of(count: int) -> str:
     moments = pd.date_range("2026", periods=count, freq="min")
     return "time,host,cpu\n" + "".join(f"{moment},a,{number % 100}\n" for number, moment in enumerate(moments))

@@ -1,0 +1,139 @@
+"""How fast an import is, and in how much memory: the real command, process start included, on input made here.
+
+python benchmarks/bench_import.py                # 4.3 million rows of 500 servers: Parquet by server, by time, and CSV
+python benchmarks/bench_import.py --large        # also 40 million rows, of 500 servers and of a single one
+python benchmarks/bench_import.py --source FILE --preset bitbrains    # a file of your own instead
+python benchmarks/bench_import.py --json         # one JSON object as the last line
+
+Budget on 2 cores: below 600 MB whatever the number of rows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv as pa_csv
+import pyarrow.parquet as pq
+
+ROOT = Path(__file__).resolve().parent.parent
+STEP_US = 300_000_000
+START_US = 1_767_225_600_000_000
+PIECE_ROWS = 1 << 20
+Order = Literal["by_server", "by_time", "shuffled_times"]
+
+# In a process of its own: what its children used is then the command's.
+_MEASURE = """
+import json, resource, subprocess, sys, time
+begin = time.perf_counter()
+done = subprocess.run(sys.argv[1:], stdout=subprocess.PIPE)
+seconds = time.perf_counter() - begin
+peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+rows = json.loads(done.stdout)["rows_out"] if done.returncode == 0 else 0
+print(json.dumps([done.returncode, seconds, peak / 1e6, rows]))
+"""
+
+
+def pieces(rows: int, servers: int, order: Order) -> Iterator[pa.Table]:
+    """Contract columns of a fleet with gaps and repeats: what costs time is their order, not what they mean."""
+    rng = np.random.default_rng(7)
+    names = pa.array([f"host-{number:04d}.example.org" for number in range(servers)])
+    per_server = -(-rows // servers)
+    for begin in range(0, rows, PIECE_ROWS):
+        place = np.arange(begin, min(begin + PIECE_ROWS, rows))
+        server, step = (
+            (place // per_server, place % per_server) if order == "by_server" else divmod(place, servers)[::-1]
+        )
+        if order == "shuffled_times":
+            step = step * 7_919 % per_server  # a prime: neighbours lie far apart, and none is there twice by chance
+        values = {name: rng.random(len(place), np.float32) * 100 for name in ("cpu_pct", "mem_pct", "disk_io_mb_s")}
+        moments = pa.array(START_US + step * STEP_US, pa.timestamp("us"))
+        hosts = pa.DictionaryArray.from_arrays(pa.array(server.astype(np.int32)), names)
+        yield pa.table({"timestamp": moments, "server_name": hosts, **values})
+
+
+def write_source(path: Path, rows: int, servers: int, order: Order) -> None:
+    """Parquet, or CSV by the ending."""
+    schema = next(pieces(1, servers, order)).schema
+    if path.suffix == ".csv":
+        schema = pa.schema([field if field.name != "server_name" else (field.name, pa.string()) for field in schema])
+        with pa_csv.CSVWriter(path, schema) as text:
+            for piece in pieces(rows, servers, order):
+                text.write_table(piece.cast(schema))
+    else:
+        with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+            for piece in pieces(rows, servers, order):
+                writer.write_table(piece)
+
+
+def measure(source: Path, preset: str, folder: Path, name: str) -> dict[str, float]:
+    """Seconds, rows per second and peak MB of one import."""
+    command = ["import", str(source), "--preset", preset, "--out_dir", str(folder / "out"), "--json"]
+    done = subprocess.run(
+        [sys.executable, "-c", _MEASURE, sys.executable, str(ROOT / "main.py"), *command],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    code, seconds, peak_mb, rows = json.loads(done.stdout)
+    if code != 0:
+        raise SystemExit(f"main.py {' '.join(command)} ended with exit code {code}")
+    return {
+        f"{name}_rows": rows,
+        f"{name}_seconds": round(seconds, 2),
+        f"{name}_rows_per_s": round(rows / seconds),
+        f"{name}_peak_mb": round(peak_mb, 1),
+    }
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+    parser.add_argument("--large", action="store_true", help="also 40 million rows: takes 4 GB of disk for a while")
+    parser.add_argument("--source", type=Path, help="import this file instead of made ones")
+    parser.add_argument("--preset", default="contract", help="preset for --source (contract)")
+    options = parser.parse_args()
+    begin = time.perf_counter()
+    figures: dict[str, float] = {}
+    runs: list[tuple[str, int, int, Order, str]] = [
+        ("parquet_4m_by_server", 4_320_000, 500, "by_server", "parquet"),
+        ("parquet_4m_by_time", 4_320_000, 500, "by_time", "parquet"),
+        ("csv_4m_by_time", 4_320_000, 500, "by_time", "csv"),
+    ]
+    if options.large:
+        runs += [
+            ("parquet_40m_by_time", 40_000_000, 500, "by_time", "parquet"),
+            ("parquet_40m_one_server_shuffled", 40_000_000, 1, "shuffled_times", "parquet"),
+            ("csv_40m_by_time", 40_000_000, 500, "by_time", "csv"),
+        ]
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        if options.source is not None:
+            figures |= measure(options.source, options.preset, folder, "source")
+        for name, rows, servers, order, ending in runs if options.source is None else ():
+            source = folder / f"source.{ending}"
+            write_source(source, rows, servers, order)
+            figures |= measure(source, "contract", folder, name)
+            source.unlink()
+    figures["load_average_1min"] = round(os.getloadavg()[0], 2)
+    figures["benchmark_seconds"] = round(time.perf_counter() - begin, 1)
+    for name, figure in figures.items():
+        print(f"{name:45} {figure:,}")
+    if options.json:
+        print(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    main()
