@@ -85,9 +85,9 @@ CHECKS: Final[tuple[Check, ...]] = (
     Check(
         "names",
         "warning",
-        "hardly any name has more than two rows",
+        "`server_name` may not hold machines",
         f"more than {MANY_NAMES} names, half of them with at most {FEW_ROWS} rows; or more than {MAX_SERVERS:,} names",
-        "`server_name` probably holds something else, such as request or container ids, and no name can be learned",
+        "request or container ids live too short to be learned; figures of servers are kept for so many names only",
         "name the column of the machine in the import mapping (`[server]`)",
     ),
     Check(
