@@ -35,9 +35,11 @@ def render_explanation(explanation: Explanation, console: Console, *, with_mappi
     preset = explanation.preset
     if preset is not None:
         layout = f" (layout {preset.layout_name})" if preset.layout_name else ""
-        fits = f"the preset {preset.name}{layout} fits: {preset.why}"
+        but = "" if explanation.take_preset else "; the mapping below says more, or otherwise"
+        fits = f"the preset {preset.name}{layout} fits: {preset.why}{but}"
         console.print(_text(("preset ", "green"), (f"{preset.confidence}: ", "bold"), (plain_text(fits, 600), "")))
     console.print(_proposal(explanation))
+    console.print(_reasons(explanation))
     if explanation.unused:
         console.print(_unused(explanation))
     for warning in explanation.warnings[:_WARNINGS_SHOWN]:
@@ -81,7 +83,7 @@ def _seen(explanation: Explanation) -> str:
     parts.append(f"{explanation.columns:,} columns, {explanation.rows_sampled:,}{of_all} rows sampled")
     if explanation.start:
         every = "" if explanation.interval_minutes is None else f", every {explanation.interval_minutes:g} min"
-        servers = f"{explanation.servers:,} server{'s' * (explanation.servers != 1)}"
+        servers = f"{explanation.servers:,} server{'s' * (explanation.servers != 1)} seen"
         parts.append(f"{servers}, {explanation.start} to {explanation.end}{every}")
     return "; ".join(parts)
 
@@ -90,25 +92,28 @@ def _proposal(explanation: Explanation) -> Table:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, title="\nWhat the columns are", title_justify="left")
-    for title, ratio in (
-        ("contract", None),
-        ("source", 3),
-        ("unit", None),
-        ("how sure", None),
-        ("sample", 2),
-        ("why", 5),
-    ):
-        table.add_column(title, overflow="fold", ratio=ratio)
+    for title in ("contract", "source", "unit", "how sure", "min … median … max, converted"):
+        table.add_column(title, overflow="fold")
     for finding in explanation.findings:
         names = [plain_text(name, 60) for name in explanation.names[finding.field]]
         table.add_row(
             finding.field,
-            _text((" + ".join(names) or _without_column(finding), "")),
+            _text(((" of " if "of" in (finding.section or {}) else " + ").join(names) or _without_column(finding), "")),
             _text((plain_text(finding.unit, 40), "")),
             _text((finding.confidence, _COLOURS[finding.confidence])),
             _text((plain_text(explanation.evidence.get(finding.field, ""), 80), "")),
-            _text((plain_text("; ".join(finding.why), 400), "dim")),
         )
+    return table
+
+
+def _reasons(explanation: Explanation) -> Table:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, title="\nWhy", title_justify="left", show_header=False)
+    table.add_column("contract")
+    table.add_column("why", style="dim", overflow="fold")
+    for finding in explanation.findings:
+        table.add_row(finding.field, _text((plain_text("; ".join(finding.why), 500), "")))
     return table
 
 

@@ -164,7 +164,7 @@ def read_sample(file: SourceFile, interesting: Callable[[str], bool]) -> Sample 
         if file.path.suffix.lower() in {".parquet", ".pq"}:
             raise no_table(file.path, "it ends in .parquet but does not begin like Parquet")
         return _read_text(file, interesting)
-    except (pa.ArrowException, OSError, EOFError) as error:
+    except (pa.ArrowException, OSError, EOFError, UnicodeError) as error:
         if isinstance(error, DataFileError):
             raise
         raise no_table(file.path, (str(error) or type(error).__name__).splitlines()[0]) from error

@@ -104,11 +104,18 @@ def try_mapping(file: SourceFile, mapping: Mapping) -> Trial:
     if binding is None:
         raise ImportMappingError(f"{file.path} is empty.", why="There is nothing to try.", fix="Name a file with rows.")
     tally = Tally()
-    with contextlib.closing(binding.batches()) as batches:  # type: ignore[type-var]
-        for batch in batches:
-            rows = min(batch.rows, MAX_ROWS)
-            cells = {place: array.slice(0, rows) for place, array in batch.cells.items()}
-            return _tried(binding, rows, cells, tally)
+    try:
+        with contextlib.closing(binding.batches()) as batches:  # type: ignore[type-var]
+            for batch in batches:
+                rows = min(batch.rows, MAX_ROWS)
+                cells = {place: array.slice(0, rows) for place, array in batch.cells.items()}
+                return _tried(binding, rows, cells, tally)
+    except pa.ArrowException as error:  # a column of a type that Arrow has but cannot compute with
+        raise ImportMappingError(
+            f"{file.path} cannot be read with the mapping “{mapping.name}”: {error}.",
+            why="A mapping is only proposed if the importer can read the file with it.",
+            fix="Write the columns as texts, numbers and times of usual types.",
+        ) from error
     return Trial(binding.layout, 0, 0.0, {}, tally)
 
 

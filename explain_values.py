@@ -222,7 +222,7 @@ def rows_in_order(times: Integers, servers: Integers | None) -> tuple[Integers, 
 
 def codes_of(cells: pa.Array) -> tuple[list[str], Integers] | None:
     """Different texts of a column and the place of each cell's text, -1 for none; None without texts and numbers."""
-    if _unreadable(cells.type):
+    if _unreadable(cells.type) or pa.types.is_float16(cells.type):
         return None
     texts, places = coded_texts(cells)
     return texts, places

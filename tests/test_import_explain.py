@@ -2,6 +2,7 @@ import gzip
 import json
 import math
 import os
+import re
 import sys
 from datetime import datetime, timedelta, timezone
 from io import StringIO
@@ -787,6 +788,15 @@ def test_hostile_names_break_neither_the_table_nor_the_mapping(tmp_path, name):
     json.dumps(explanation.as_dict(), allow_nan=False)
 
 
+def test_types_that_cannot_be_computed_with_and_half_characters_give_no_traceback(tmp_path):
+    halves = pa.array(np.linspace(0, 90, ROWS).astype(np.float16))
+    columns = {"timestamp": pa.array(moments()), "server_name": halves, "cpu_pct": halves}
+    pq.write_table(pa.table(columns), tmp_path / "half.parquet")
+    explanation = explain(tmp_path / "half.parquet")
+    assert found(explanation)["server_name"] == {"from_file_name": True} and explanation.preset is None
+    refused(saved(tmp_path, "time,cpu\n1,2\n".encode("utf-16-le") + b"1"), "cannot be explained")
+
+
 def test_a_header_over_several_lines_is_read_by_places(tmp_path):
     text = table(",", ["time", "host", '"CPU\n%"'], moments(), "s1", CPU)
     explanation = round_trip(saved(tmp_path, text), tmp_path, cpu_pct=CPU)
@@ -923,6 +933,21 @@ def test_any_text_can_be_written_as_toml_and_shown(text):
     text = text.encode("utf-8", "replace").decode()
     assert tomllib.loads(f"a = {toml_text(text)}")["a"] == text
     assert plain_text(text, 30).isprintable() and len(plain_text(text, 30)) <= 30
+
+
+# ----------------------------------------------------------------------------------------------------------- document
+def test_the_example_of_the_document_is_what_the_command_says(tmp_path):
+    section = (ROOT / "Docs" / "IMPORTING.md").read_text().split("## An unknown file")[1].split("\n## ")[0]
+    source, told = re.findall(r"```text\n(.+?)```", section, re.DOTALL)
+    mapping = re.search(r"```toml\n(.+?)```", section, re.DOTALL)[1]
+    path = saved(tmp_path, source)
+    explanation = explain(path)
+    assert explanation.toml == mapping
+    lines = [line.rstrip() for line in shown(explanation, 110).splitlines()]
+    for line in told.splitlines():
+        assert line in lines
+    frame = imported(path, tmp_path, explanation)
+    np.testing.assert_allclose(frame[frame["server_name"] == "web1"]["cpu_pct"], [20.4, 23.9, 22.8], rtol=1e-6)
 
 
 # ---------------------------------------------------------------------------------------------------------- real fleets
