@@ -55,11 +55,13 @@ def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def written_together(folder: str | os.PathLike[str], names: Sequence[str]) -> Iterator[Path]:
+def written_together(folder: str | os.PathLike[str], names: Sequence[str], stale: Sequence[str] = ()) -> Iterator[Path]:
     """Give a hidden folder inside `folder` to write to; its files `names` move to `folder` when the block ends well.
 
     They appear together or not at all: if one cannot be moved, those that were there before are put back, and Ctrl-C
-    waits until all are moved. Work folders of runs that were killed are removed.
+    waits until all are moved. A name may also be that of a folder of Parquet parts (a partitioned data set); such a
+    folder, but no other, is replaced like a file. Files called `stale` belong to what is replaced and go away with it.
+    Work folders of runs that were killed are removed.
 
     Raises
     ------
@@ -74,38 +76,58 @@ def written_together(folder: str | os.PathLike[str], names: Sequence[str]) -> It
         with _locked(aside):
             yield aside
             with uninterrupted():
-                _move_together(aside, folder, names)
+                _move_together(aside, folder, names, stale)
     finally:
         remove_tree(aside)
 
 
-def _move_together(aside: Path, folder: Path, names: Sequence[str]) -> None:
+def _move_together(aside: Path, folder: Path, names: Sequence[str], stale: Sequence[str]) -> None:
     for name in names:
-        with (aside / name).open("rb+") as stream:
-            os.fsync(stream.fileno())
+        for path in [aside / name, *(aside / name).rglob("*")]:
+            if path.is_file():
+                with path.open("rb+") as stream:
+                    os.fsync(stream.fileno())
     before = aside / ".before"
     before.mkdir()
-    for name in names:
+    for name in (*names, *stale):
         target = folder / name
-        if target.is_dir():
+        if target.is_dir() and not _holds_parquet_only(target):
             raise IsADirectoryError(errno.EISDIR, f"{target} is a folder")
-        if target.exists():
+        if target.is_file() and (name in stale or (aside / name).is_file()):
             try:
                 os.link(target, before / name)
             except OSError:  # a file system without hard links
                 shutil.copy2(target, before / name)
-    moved: list[str] = []
+    touched: list[str] = []
     try:
         for name in names:
+            touched.append(name)
+            if not (before / name).exists() and os.path.lexists(folder / name):  # what a file cannot simply replace
+                (folder / name).replace(before / name)
             (aside / name).replace(folder / name)
-            moved.append(name)
+        for name in stale:
+            touched.append(name)
+            _remove(folder / name)
     except BaseException:
-        for name in moved:
+        for name in touched:
             if (before / name).exists():
+                _remove(folder / name)
                 (before / name).replace(folder / name)
-            else:
-                (folder / name).unlink(missing_ok=True)
+            elif not (aside / name).exists():  # it has moved, and nothing was there before
+                _remove(folder / name)
         raise
+
+
+def _holds_parquet_only(folder: Path) -> bool:
+    files = [path for path in folder.rglob("*") if not path.is_dir()]
+    return bool(files) and all(path.suffix == ".parquet" for path in files)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        remove_tree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

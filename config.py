@@ -142,6 +142,13 @@ class Settings(BaseSettings):
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, config_file())
 
 
+def default_threshold(metric: str, profile: str) -> float:
+    """Critical threshold as the product is shipped, whatever is set: incidents of generated fleets are told by it."""
+    fields = Settings.model_fields
+    by_profile, usual = fields["profile_thresholds"].default, fields["critical_thresholds"].default
+    return float(by_profile.get(profile, {}).get(metric, usual[metric]))
+
+
 def config_file() -> Path:
     """Path of the settings file; it need not exist unless `TFT_CONFIG_FILE` names it."""
     return Path(os.environ.get("TFT_CONFIG_FILE", DEFAULT_CONFIG_FILE))

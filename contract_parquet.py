@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from common_utils import atomic_path
 from data_contract import (
     CONTRACT_VERSION,
+    INCIDENTS_FILE,
     METRIC_COLUMNS,
     PROFILE,
     REQUIRED_COLUMNS,
@@ -101,7 +102,8 @@ def to_table(frame: pd.DataFrame) -> pa.Table:
 def open_dataset(path: str | os.PathLike[str]) -> ds.Dataset:
     """Lazy data set over a Parquet file or a folder of them.
 
-    Of a folder all `*.parquet` count, also in folders below, but nothing that is hidden: so are files half-written.
+    Of a folder all `*.parquet` count, also in folders below, but nothing that is hidden (so are files half-written),
+    and not the ground truth that lies beside generated data.
 
     Raises
     ------
@@ -127,7 +129,9 @@ def data_files(folder: Path) -> list[Path]:
     return sorted(
         path
         for path in folder.rglob("*.parquet")
-        if path.is_file() and not any(part.startswith((".", "_")) for part in path.relative_to(folder).parts)
+        if path.is_file()
+        and path.name != INCIDENTS_FILE
+        and not any(part.startswith((".", "_")) for part in path.relative_to(folder).parts)
     )
 
 

@@ -105,6 +105,8 @@ SERVED_QUANTILES: Final[dict[str, float]] = {"p10": 0.1, "p50": 0.5, "p90": 0.9}
 # What the generator and the importer write into the data folder, beside the SERVER_MAPPING
 DATA_FILE: Final = "server_metrics.parquet"
 DATA_INFO: Final = "metrics_metadata.json"
+# Ground truth of a generated fleet's incidents: for judging forecasts and alerts, never an input of the model
+INCIDENTS_FILE: Final = "metrics_incidents.parquet"
 
 MODEL_WEIGHTS: Final = "model.safetensors"
 MODEL_CONFIG: Final = "config.json"

@@ -1,7 +1,7 @@
-"""Which servers a generated fleet has, and how each role behaves: load through the day, noise, jobs, leaks, incidents.
+"""Which servers a generated fleet has, and what each role adds to a real machine: rhythm, work, latency, mishaps.
 
-Numbers only; what becomes of them is `fleet_simulation.py`'s work. They are plausible, not measured: normal peaks stay
-below the default thresholds of `config.py`, incidents go beyond them.
+Numbers only; what becomes of them is the work of `fleet_rhythm.py`, `fleet_load.py` and `fleet_incidents.py`. What
+machines are like apart from their role was measured (`fleet_archetypes.py`); what stands here is plausible only.
 """
 
 from __future__ import annotations
@@ -15,79 +15,108 @@ Range = tuple[float, float]
 
 _NEVER: Range = (0.0, 0.0)
 
+# What can befall a server; `Docs/SERVER_PROFILES.md` tells how each begins and ends.
+CAUSES: Final = (
+    "memory_leak",
+    "disk_saturation",
+    "traffic_surge",
+    "runaway_batch",
+    "cascading_dependency",
+    "sudden_failure",
+)
+
 
 @dataclass(frozen=True)
 class Role:
     """How servers of a profile behave; every range is drawn from once per server.
 
-    CPU is in points of percent, disk in MB/s, latency in ms, times of day in hours.
+    Attributes
+    ----------
+    business, morning, evening, night_batch, market_close, daily_job, follows_batches : (float, float)
+        Height of the parts of the daily rhythm, relative to one another: office hours, the peak of the morning, the
+        evening, the batch at night, the risk run after the market has closed, one short job at a fixed time, and the
+        batches of the whole fleet.
+    weekend : float
+        Share of the office-hour load that is left on Saturday and Sunday.
+    busy : float
+        Share of the servers that visibly do the role's work; the others are as idle as most real machines.
+    rhythm : (float, float)
+        Share of the variance that follows the rhythm, on busy servers.
+    peak : (float, float)
+        CPU that busy servers reach one hour in a day or so, percent.
+    disk_peak : (float, float)
+        Disk I/O that they reach then, MB/s.
+    memory_floor : (float, float)
+        Memory that busy servers never fall below, percent.
+    latency : (float, float)
+        Milliseconds at rest.
+    leaks_per_day, incidents_per_day : float
+        How often slow leaks that are mended in time, and incidents, begin.
+    causes : tuple of float
+        How often each of `CAUSES` is behind an incident, relative to one another.
     """
 
-    cpu_rest: Range
-    business: Range  # CPU added in office hours
-    morning: Range  # CPU added at the peak of the morning
+    business: Range
+    morning: Range
     evening: Range
-    night_batch: Range  # CPU added while the nightly batch runs
-    market_close: Range  # CPU added while the risk run after market close goes on
-    daily_job: Range  # CPU added by one short job at a fixed time of the day
-    follows_batches: Range  # CPU added when all batches of the fleet run
-    weekend: float  # share of the office-hour load that is left on Saturday and Sunday
-    memory: Range
-    memory_of_load: float  # points per 100 points of CPU
-    disk: Range
-    disk_of_cpu: float  # MB/s per point of CPU
-    disk_of_batch: Range
+    night_batch: Range
+    market_close: Range
+    daily_job: Range
+    follows_batches: Range
+    weekend: float
+    busy: float
+    rhythm: Range
+    peak: Range
+    disk_peak: Range
+    memory_floor: Range
     latency: Range
-    noise: Range  # standard deviation of CPU
-    bursts_per_day: float
-    burst_size: float
-    jobs_per_day: float
     leaks_per_day: float
     incidents_per_day: float
+    causes: tuple[float, float, float, float, float, float]
 
 
 ROLES: Final[dict[str, Role]] = {
     "web_api": Role(
-        cpu_rest=(8, 16), business=(20, 34), morning=(16, 28), evening=(6, 14), night_batch=_NEVER,
-        market_close=_NEVER, daily_job=_NEVER, follows_batches=_NEVER, weekend=0.55, memory=(40, 60),
-        memory_of_load=15, disk=(4, 12), disk_of_cpu=0.15, disk_of_batch=_NEVER, latency=(25, 60), noise=(1.5, 3.5),
-        bursts_per_day=3, burst_size=10, jobs_per_day=0, leaks_per_day=0.12, incidents_per_day=0.10,
+        business=(0.8, 1.2), morning=(0.5, 1.0), evening=(0.2, 0.5), night_batch=_NEVER, market_close=_NEVER,
+        daily_job=(0, 0.2), follows_batches=_NEVER, weekend=0.45, busy=0.4, rhythm=(0.4, 0.75), peak=(12, 60),
+        disk_peak=(0.1, 3), memory_floor=_NEVER, latency=(25, 60), leaks_per_day=0.05, incidents_per_day=0.05,
+        causes=(2, 0.5, 4, 0, 0, 1),
     ),
     "ml_compute": Role(
-        cpu_rest=(3, 8), business=(2, 7), morning=_NEVER, evening=_NEVER, night_batch=_NEVER, market_close=_NEVER,
-        daily_job=_NEVER, follows_batches=_NEVER, weekend=0.7, memory=(28, 45), memory_of_load=35, disk=(8, 25),
-        disk_of_cpu=1.2, disk_of_batch=_NEVER, latency=(15, 40), noise=(1.0, 2.5), bursts_per_day=1, burst_size=8,
-        jobs_per_day=2.5, leaks_per_day=0.08, incidents_per_day=0.08,
+        business=(0.4, 1.0), morning=_NEVER, evening=(0, 0.3), night_batch=_NEVER, market_close=_NEVER,
+        daily_job=_NEVER, follows_batches=_NEVER, weekend=0.7, busy=0.25, rhythm=(0.05, 0.2), peak=(80, 96),
+        disk_peak=(1, 40), memory_floor=_NEVER, latency=(15, 40), leaks_per_day=0.04, incidents_per_day=0.05,
+        causes=(2, 1, 0, 5, 0, 1),
     ),
     "database": Role(
-        cpu_rest=(12, 22), business=(18, 30), morning=(10, 20), evening=(3, 8), night_batch=(6, 14),
-        market_close=(0, 8), daily_job=_NEVER, follows_batches=_NEVER, weekend=0.6, memory=(62, 80),
-        memory_of_load=8, disk=(40, 110), disk_of_cpu=1.8, disk_of_batch=(120, 280), latency=(4, 14),
-        noise=(1.5, 3.0), bursts_per_day=2, burst_size=9, jobs_per_day=0, leaks_per_day=0.04, incidents_per_day=0.10,
+        business=(0.8, 1.0), morning=(0.3, 0.6), evening=(0, 0.2), night_batch=(0.5, 1.5), market_close=(0, 0.3),
+        daily_job=_NEVER, follows_batches=_NEVER, weekend=0.55, busy=0.4, rhythm=(0.3, 0.65), peak=(10, 45),
+        disk_peak=(8, 90), memory_floor=(20, 55), latency=(4, 14), leaks_per_day=0.03, incidents_per_day=0.06,
+        causes=(1, 4, 1, 0.5, 3, 1),
     ),
     "conductor_mgmt": Role(
-        cpu_rest=(6, 12), business=(8, 14), morning=(8, 16), evening=_NEVER, night_batch=_NEVER, market_close=_NEVER,
-        daily_job=_NEVER, follows_batches=(18, 32), weekend=0.5, memory=(35, 55), memory_of_load=12, disk=(3, 10),
-        disk_of_cpu=0.2, disk_of_batch=_NEVER, latency=(8, 20), noise=(1.0, 2.5), bursts_per_day=2, burst_size=7,
-        jobs_per_day=0, leaks_per_day=0.10, incidents_per_day=0.06,
+        business=(0.3, 0.6), morning=(0.2, 0.5), evening=_NEVER, night_batch=_NEVER, market_close=_NEVER,
+        daily_job=(0, 0.3), follows_batches=(0.8, 1.2), weekend=0.5, busy=0.4, rhythm=(0.3, 0.6), peak=(8, 40),
+        disk_peak=(0.1, 2), memory_floor=_NEVER, latency=(8, 20), leaks_per_day=0.05, incidents_per_day=0.04,
+        causes=(3, 1, 1, 2, 0, 1),
     ),
     "data_ingest": Role(
-        cpu_rest=(6, 12), business=(6, 12), morning=(0, 6), evening=_NEVER, night_batch=(40, 60), market_close=_NEVER,
-        daily_job=_NEVER, follows_batches=_NEVER, weekend=0.8, memory=(38, 52), memory_of_load=25, disk=(25, 60),
-        disk_of_cpu=0.5, disk_of_batch=(200, 380), latency=(40, 90), noise=(1.5, 3.5), bursts_per_day=2, burst_size=9,
-        jobs_per_day=0, leaks_per_day=0.08, incidents_per_day=0.09,
+        business=(0.1, 0.3), morning=_NEVER, evening=_NEVER, night_batch=(1, 1), market_close=_NEVER,
+        daily_job=_NEVER, follows_batches=_NEVER, weekend=0.8, busy=0.5, rhythm=(0.45, 0.8), peak=(25, 75),
+        disk_peak=(10, 120), memory_floor=_NEVER, latency=(40, 90), leaks_per_day=0.04, incidents_per_day=0.06,
+        causes=(1, 4, 0, 4, 0, 1),
     ),
     "risk_analytics": Role(
-        cpu_rest=(4, 9), business=(9, 16), morning=(0, 6), evening=_NEVER, night_batch=_NEVER, market_close=(44, 60),
-        daily_job=_NEVER, follows_batches=_NEVER, weekend=0.15, memory=(35, 52), memory_of_load=28, disk=(8, 25),
-        disk_of_cpu=0.8, disk_of_batch=(20, 70), latency=(60, 140), noise=(1.5, 3.0), bursts_per_day=1, burst_size=8,
-        jobs_per_day=0, leaks_per_day=0.06, incidents_per_day=0.08,
+        business=(0.1, 0.3), morning=(0, 0.1), evening=_NEVER, night_batch=_NEVER, market_close=(1, 1),
+        daily_job=_NEVER, follows_batches=_NEVER, weekend=0.15, busy=0.5, rhythm=(0.45, 0.8), peak=(25, 75),
+        disk_peak=(0.5, 15), memory_floor=_NEVER, latency=(60, 140), leaks_per_day=0.03, incidents_per_day=0.05,
+        causes=(2, 1, 0, 5, 0, 1),
     ),
     "generic": Role(
-        cpu_rest=(0.5, 2.5), business=(0, 2), morning=_NEVER, evening=_NEVER, night_batch=_NEVER, market_close=_NEVER,
-        daily_job=(0, 35), follows_batches=_NEVER, weekend=0.6, memory=(12, 38), memory_of_load=20, disk=(0.2, 2),
-        disk_of_cpu=0.4, disk_of_batch=_NEVER, latency=(5, 30), noise=(0.2, 0.6), bursts_per_day=1.5, burst_size=22,
-        jobs_per_day=0, leaks_per_day=0.03, incidents_per_day=0.04,
+        business=(0.2, 0.6), morning=_NEVER, evening=_NEVER, night_batch=_NEVER, market_close=_NEVER,
+        daily_job=(0.5, 1.0), follows_batches=_NEVER, weekend=0.6, busy=0.0, rhythm=_NEVER, peak=(5, 30),
+        disk_peak=(0.01, 2), memory_floor=_NEVER, latency=(5, 30), leaks_per_day=0.02, incidents_per_day=0.03,
+        causes=(2, 2, 1, 1, 0, 2),
     ),
 }  # fmt: skip
 

@@ -165,7 +165,7 @@ def stream(
     """
     _check(url, speed, scenario, hours, warmup_hours)
     options = read_options(out_dir)
-    interval = timedelta(minutes=options.interval_minutes)
+    interval = timedelta(seconds=options.interval_seconds)
     now = utc_now()
     if options.begin > now:
         raise _not_a_fleet(Path(out_dir) / DATA_INFO, f"the fleet begins in the future, at {iso_z(options.begin)}")
@@ -228,8 +228,8 @@ def _steps(tables: Iterator[pa.Table]) -> Iterator[_Step]:
         edges = [0, *(np.flatnonzero(moments[1:] != moments[:-1]) + 1).tolist(), len(moments)]
         for first, last in pairwise(edges):
             columns = table.slice(first, last - first).drop_columns(TIMESTAMP).to_pydict()
-            for column in METRIC_COLUMNS:  # single precision has more digits in JSON than it was rounded to
-                columns[column] = [round(value, 2) for value in columns[column]]
+            for column in METRIC_COLUMNS:  # single precision has more digits in JSON than it holds
+                columns[column] = [round(value, 5) for value in columns[column]]
             moment = datetime.fromtimestamp(int(moments[first].astype("datetime64[s]").astype(int)), tz=timezone.utc)
             text = iso_z(moment)
             keys = list(columns)

@@ -1,10 +1,11 @@
-"""Which rows a generated fleet has: options → Arrow tables in the contract's schema, one per day, without end.
+"""Which rows a generated fleet has: options → Arrow tables in the contract's schema, piece by piece, without end.
 
 Knows nothing of files and HTTP. The rows for a start, seed and size do not depend on how long the fleet is watched.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
@@ -16,7 +17,7 @@ import pyarrow as pa
 
 from common_utils import floor_to_step, utc_now
 from contract_parquet import CONTRACT_SCHEMA
-from data_contract import METRIC_COLUMNS, STEP_MINUTES, VALID_PROFILES, VALID_STATES, ConfigurationError
+from data_contract import METRIC_COLUMNS, SERVER_NAME, STEP_MINUTES, VALID_PROFILES, VALID_STATES, ConfigurationError
 from fleet_simulation import FleetSimulator, Pressure, SimulatedDay
 from server_encoder import ID_SPACE
 
@@ -25,8 +26,26 @@ Scenario = Literal["healthy", "degrading", "critical"]
 
 LEAST_HOURS: Final = 24
 
-# How far a row that is finer than the 5-minute grid strays from its step, as a share of the value.
-_FINE_NOISE: Final = np.array([0.02, 0.002, 0.06, 0.05], np.float32)
+# Rows that are finer than the 5-minute step stray around it by so much of the value (standard deviation), and come
+# from the value of the step before within about a minute.
+_FINE_NOISE: Final = np.array([0.05, 0.01, 0.1, 0.06], np.float32)
+_FINE_MINUTES: Final = 0.75
+_FINE_QUANTUM: Final = np.array([0.01, 0.01, 0.001, 0.01], np.float32)
+
+_PIECE_ROWS: Final = 400_000  # in one table, unless one hour has more
+
+# One row per incident: when its first sign could be seen, when a threshold broke, when all was well again.
+INCIDENTS_SCHEMA: Final = pa.schema(
+    [
+        pa.field(SERVER_NAME, pa.string(), nullable=False),
+        pa.field("cause", pa.string(), nullable=False),
+        pa.field("onset", pa.timestamp("us", tz="UTC"), nullable=False),
+        pa.field("breach", pa.timestamp("us", tz="UTC"), nullable=False),
+        pa.field("end", pa.timestamp("us", tz="UTC")),  # null: it went on when the data ended
+    ]
+)
+
+Floats = npt.NDArray[np.floating[Any]]
 
 _OFFLINE: Final = VALID_STATES.index("offline")
 
@@ -41,8 +60,9 @@ class GeneratorOptions:
         Size of the fleet; the profiles keep the proportions of the default fleet of 90.
     hours : int
         How long it is watched, 24 or more.
-    interval_minutes : int
-        Minutes between two rows of a server, 1 to 5; finer rows stray around the value of their 5-minute step.
+    interval_seconds : int
+        Seconds between two rows of a server, 1 to 300, a divisor of 300: finer rows stray around the value of their
+        5-minute step.
     start : datetime, optional
         First timestamp, UTC if it is naive, moved back to the 5-minute grid. By default the fleet ends now.
     seed : int
@@ -56,7 +76,7 @@ class GeneratorOptions:
 
     servers: int = 90
     hours: int = 720
-    interval_minutes: int = STEP_MINUTES
+    interval_seconds: int = 60 * STEP_MINUTES
     start: datetime | None = None
     seed: int = 42
     offline_mode: OfflineMode = "dense"
@@ -66,12 +86,16 @@ class GeneratorOptions:
         for name, low, high in (
             ("servers", 1, ID_SPACE // 10),  # ids of a fuller space would collide all the time
             ("hours", LEAST_HOURS, 24 * 366 * 10),
-            ("interval_minutes", 1, STEP_MINUTES),
+            ("interval_seconds", 1, 60 * STEP_MINUTES),
             ("seed", 0, 2**63 - 1),
         ):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
                 raise _wrong_option(f"{name} must be a whole number from {low:,} to {high:,}, not {value!r}")
+        if 60 * STEP_MINUTES % self.interval_seconds:
+            raise _wrong_option(
+                f"interval_seconds must divide the {STEP_MINUTES}-minute step, and {self.interval_seconds} does not"
+            )
         for name, choices in (("offline_mode", get_args(OfflineMode)), ("scenario", get_args(Scenario))):
             if getattr(self, name) not in choices:
                 raise _wrong_option(f"{name} must be one of {', '.join(choices)}, not {getattr(self, name)!r}")
@@ -94,7 +118,7 @@ class GeneratorOptions:
     @property
     def most_rows(self) -> int:
         """Rows when every server has one at each step."""
-        return self.servers * self.hours * 60 // self.interval_minutes
+        return self.servers * self.hours * 3600 // self.interval_seconds
 
 
 def scenario_pressure(scenario: Scenario, onset: datetime, *, live: bool = False) -> tuple[Pressure, ...]:
@@ -102,7 +126,7 @@ def scenario_pressure(scenario: Scenario, onset: datetime, *, live: bool = False
     if scenario == "healthy":
         return ()
     spread, ramp = {
-        ("degrading", False): (96.0, (2.0, 8.0)),
+        ("degrading", False): (96.0, (2.0, 5.5)),
         ("degrading", True): (6.0, (0.75, 2.0)),
         ("critical", False): (12.0, (0.5, 3.0)),
         ("critical", True): (0.5, (0.25, 0.5)),
@@ -111,62 +135,124 @@ def scenario_pressure(scenario: Scenario, onset: datetime, *, live: bool = False
     return (Pressure(onset, share, spread, ramp),)
 
 
+class FleetRows:
+    """The rows of a fleet, day by day and piece by piece; the same whatever the size of the pieces.
+
+    Parameters
+    ----------
+    options : GeneratorOptions
+    pressures : sequence of Pressure
+        Scenarios laid over the fleet beside that of the options.
+    piece_rows : int
+        Most rows in a piece, unless one hour has more.
+    """
+
+    def __init__(
+        self, options: GeneratorOptions, pressures: Sequence[Pressure] = (), piece_rows: int = _PIECE_ROWS
+    ) -> None:
+        self.options = options
+        of_file = scenario_pressure(options.scenario, options.begin + timedelta(hours=6))
+        self._simulator = FleetSimulator(options.servers, options.begin, options.seed, (*of_file, *pressures))
+        self._names = list(self._simulator.names)
+        self._dictionaries = (pa.array(self._names, pa.string()), pa.array(VALID_STATES), pa.array(VALID_PROFILES))
+        profiles = self._simulator.names.values()
+        self._profiles = np.array([VALID_PROFILES.index(profile) for profile in profiles], np.int32)
+        self._piece_hours = max(1, piece_rows * options.interval_seconds // (3600 * options.servers))
+
+    def days(self, since: datetime, until: datetime | None) -> Iterator[SimulatedDay]:
+        """Let the fleet live and give the days that touch a time (until None: without end)."""
+        for day in self._simulator.days():
+            if until is not None and day.begin >= until:
+                return
+            if day.begin + timedelta(days=1) > since:
+                yield day
+
+    def pieces(self, day: SimulatedDay, since: datetime, until: datetime | None) -> Iterator[pa.Table]:
+        """Rows of one day from `since` on and before `until`, sorted by time; nothing is there before the start."""
+        since = max(since, self.options.begin)
+        for hour in range(0, 24, self._piece_hours):
+            begin = day.begin + timedelta(hours=hour)
+            end = day.begin + timedelta(hours=min(24, hour + self._piece_hours))
+            if end <= since or (until is not None and begin >= until):
+                continue
+            table = self._table(day, max(begin, since), end if until is None else min(end, until))
+            if table.num_rows:
+                yield table
+
+    def incidents(self, days: Sequence[SimulatedDay], since: datetime, until: datetime) -> pa.Table:
+        """Ground truth: incidents whose breach and end a time touches; those that went on beyond it have no end."""
+
+        def moment(step: int) -> datetime:
+            return self._simulator.moment(min(step, 1 << 27))
+
+        within = [incident for day in days for incident in day.incidents if since <= moment(incident.breach) < until]
+        names = [self._names[incident.server] for incident in within]
+        causes = [incident.cause for incident in within]
+        onsets, breaches = ([moment(getattr(each, part)) for each in within] for part in ("onset", "breach"))
+        last = (until - moment(0)) // timedelta(minutes=STEP_MINUTES)
+        ends = [moment(incident.end) if incident.end <= last else None for incident in within]
+        return pa.table([names, causes, onsets, breaches, ends], schema=INCIDENTS_SCHEMA)
+
+    def _table(self, day: SimulatedDay, since: datetime, until: datetime) -> pa.Table:
+        interval = self.options.interval_seconds
+        first, last = ((moment - day.begin) / timedelta(seconds=interval) for moment in (since, until))
+        places = np.arange(math.ceil(first), math.ceil(last))  # rows of a server since midnight
+        steps = places * interval // (60 * STEP_MINUTES)
+        values, states = day.values[steps], day.states[steps]
+        if interval < 60 * STEP_MINUTES:
+            values = self._refined(day, places, values, states)
+        servers = len(self._names)
+        names, state_names, profile_names = self._dictionaries
+        moments = (int(day.begin.timestamp()) + places * interval) * 1_000_000
+        columns: list[Any] = [
+            pa.array(np.repeat(moments, servers), pa.timestamp("us", tz="UTC")),
+            pa.DictionaryArray.from_arrays(np.tile(np.arange(servers, dtype=np.int32), len(places)), names),
+            *(pa.array(np.ascontiguousarray(values[..., place]).ravel()) for place in range(len(METRIC_COLUMNS))),
+            pa.DictionaryArray.from_arrays(states.ravel().astype(np.int32), state_names),
+            pa.DictionaryArray.from_arrays(np.tile(self._profiles, len(places)), profile_names),
+        ]
+        table = pa.table(columns, schema=CONTRACT_SCHEMA)
+        return table if self.options.offline_mode == "dense" else table.filter(pa.array(states.ravel() != _OFFLINE))
+
+    def _refined(
+        self, day: SimulatedDay, places: npt.NDArray[np.int64], values: Floats, states: npt.NDArray[np.int8]
+    ) -> Floats:
+        """Rows within the steps: they come from the value before and stray, each hour with noise of its own."""
+        interval = self.options.interval_seconds
+        per_step, per_hour = 60 * STEP_MINUTES // interval, 3600 // interval
+        steps = places // per_step
+        before = np.where(steps[:, None, None] > 0, day.values[np.maximum(steps - 1, 0)], day.before[None])
+        minutes = (places % per_step)[:, None, None] * np.float32(interval / 60)
+        fine: Floats = values + (before - values) * np.exp(-(minutes + interval / 120) / _FINE_MINUTES).astype(
+            np.float32
+        )
+        noise = np.concatenate(
+            [
+                np.random.default_rng([self.options.seed, 2, day.begin.toordinal(), hour]).standard_normal(
+                    (per_hour, *values.shape[1:]), dtype=np.float32
+                )
+                for hour in range(int(places[0]) // per_hour, int(places[-1]) // per_hour + 1)
+            ]
+        )
+        begin = int(places[0]) % per_hour
+        fine *= 1 + _FINE_NOISE * noise[begin : begin + len(places)].clip(-4, 4)
+        fine = np.rint(fine / _FINE_QUANTUM) * _FINE_QUANTUM
+        fine[..., :2] = np.minimum(fine[..., :2], 100)
+        fine[states == _OFFLINE] = 0
+        return fine
+
+
 def fleet_tables(
     options: GeneratorOptions, since: datetime, until: datetime | None, pressures: Sequence[Pressure] = ()
 ) -> Iterator[pa.Table]:
-    """Rows from `since` on and before `until` (None: without end), day by day, sorted by time.
+    """Rows from `since` on and before `until` (None: without end), piece by piece, sorted by time.
 
     `since` may be before or after the time that `options` watch; the fleet is the same. Nothing is there before
     its start.
     """
-    of_file = scenario_pressure(options.scenario, options.begin + timedelta(hours=6))
-    simulator = FleetSimulator(options.servers, options.begin, options.seed, (*of_file, *pressures))
-    names = pa.array(list(simulator.names), pa.string())
-    profiles = np.array([VALID_PROFILES.index(profile) for profile in simulator.names.values()], np.int32)
-    since = max(since, options.begin)
-    for day in simulator.days():
-        if until is not None and day.begin >= until:
-            return
-        if day.begin + timedelta(days=1) <= since:
-            continue
-        table = _table(options, day, since, until, names, profiles)
-        if table.num_rows:
-            yield table
-
-
-def _table(
-    options: GeneratorOptions,
-    day: SimulatedDay,
-    since: datetime,
-    until: datetime | None,
-    names: pa.Array,
-    profiles: npt.NDArray[np.int32],
-) -> pa.Table:
-    values, states = day.values, day.states
-    midnight = int(day.begin.timestamp())
-    offset = (int(options.begin.timestamp()) - midnight) // 60 % options.interval_minutes
-    minutes = np.arange(offset, 24 * 60, options.interval_minutes)
-    if options.interval_minutes < STEP_MINUTES:
-        values, states = values[minutes // STEP_MINUTES], states[minutes // STEP_MINUTES]
-        rng = np.random.default_rng([options.seed, 2, day.begin.toordinal()])
-        values = values * (1 + _FINE_NOISE * rng.standard_normal(values.shape, dtype=np.float32).clip(-4, 4))
-        values[..., :2] = np.minimum(values[..., :2], 100)
-        values = np.round(values, 2)
-    seconds = midnight + minutes * 60
-    keep = seconds >= since.timestamp()
-    if until is not None:
-        keep &= seconds < until.timestamp()
-    values, states, seconds = values[keep], states[keep], seconds[keep]
-    servers = len(names)
-    columns: list[Any] = [
-        pa.array(np.repeat(seconds * 1_000_000, servers), pa.timestamp("us", tz="UTC")),
-        pa.DictionaryArray.from_arrays(np.tile(np.arange(servers, dtype=np.int32), len(seconds)), names),
-        *(pa.array(np.ascontiguousarray(values[..., place]).ravel()) for place in range(len(METRIC_COLUMNS))),
-        pa.DictionaryArray.from_arrays(states.ravel().astype(np.int32), pa.array(VALID_STATES)),
-        pa.DictionaryArray.from_arrays(np.tile(profiles, len(seconds)), pa.array(VALID_PROFILES)),
-    ]
-    table = pa.table(columns, schema=CONTRACT_SCHEMA)
-    return table if options.offline_mode == "dense" else table.filter(pa.array(states.ravel() != _OFFLINE))
+    rows = FleetRows(options, pressures)
+    for day in rows.days(since, until):
+        yield from rows.pieces(day, since, until)
 
 
 def _wrong_option(reason: str) -> ConfigurationError:

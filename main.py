@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -145,6 +146,7 @@ def status(as_json: Json = False) -> None:
     "Docs/DATA_CONTRACT.md, Docs/SERVER_PROFILES.md",
     "python main.py generate",
     "python main.py generate --servers 1000 --hours 168 --seed 7 --out_dir ./training/",
+    "python main.py generate --interval 5s --format partitioned",
     "python main.py generate --stream --url http://127.0.0.1:8000 --scenario degrading",
 )
 def generate(
@@ -162,7 +164,18 @@ def generate(
         typer.Option("--out_dir", "--output", help="Folder to write to.", show_default="setting data_dir, ./training/"),
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Same seed, same fleet.", show_default="setting seed")] = None,
-    interval: Annotated[int, typer.Option(min=1, max=5, help="Minutes between rows of a server.")] = 5,
+    interval: Annotated[
+        str, typer.Option(metavar="TIME", help="Between rows of a server: 5m, 1m, 15s, 5s; a bare number is minutes.")
+    ] = "5m",
+    file_format: Annotated[
+        Literal["parquet", "partitioned", "csv"],
+        typer.Option(
+            "--format", help="One file; a folder with one file per day, for what is large; CSV for < 10,000 rows."
+        ),
+    ] = "parquet",
+    workers: Annotated[
+        int | None, typer.Option(min=1, max=256, help="Threads; the rows stay the same.", show_default="cores, up to 8")
+    ] = None,
     start: Annotated[
         datetime | None,
         typer.Option(
@@ -200,20 +213,32 @@ def generate(
     options = GeneratorOptions(
         servers=servers,
         hours=720 if hours is None else hours,
-        interval_minutes=interval,
+        interval_seconds=_interval_seconds(interval),
         start=start.replace(tzinfo=timezone.utc) if start else None,
         seed=settings.seed,
         offline_mode=offline_mode,
         scenario=scenario,
     )
     with _progress("Generating", quiet=as_json) as progress:
-        made = make_fleet(options, settings.data_dir, progress=progress).as_dict()
+        made = make_fleet(
+            options, settings.data_dir, progress=progress, file_format=file_format, workers=workers
+        ).as_dict()
     if as_json:
         show_json(made)
     else:
         _done(
-            f"{made['rows']:,} rows of {made['servers']:,} servers, {made['start']} to {made['end']}", made["data_file"]
+            f"{made['rows']:,} rows of {made['servers']:,} servers, {made['start']} to {made['end']}, "
+            f"{made['incidents']:,} incidents",
+            made["data_file"],
         )
+
+
+def _interval_seconds(text: str) -> int:
+    """Seconds of `5m`, `15s`, `90 s` or a bare number of minutes."""
+    found = re.fullmatch(r"\s*(\d{1,6})\s*(s|sec|seconds?|m|min|minutes?)?\s*", text.lower())
+    if found is None:
+        raise typer.BadParameter(f"{text!r} is no time such as 5m, 15s or 5s.", param_hint="--interval")
+    return int(found[1]) * (1 if (found[2] or "m").startswith("s") else 60)
 
 
 def _stream(

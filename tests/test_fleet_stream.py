@@ -443,7 +443,7 @@ def test_a_fleet_of_the_future_is_refused(tmp_path):
 
 def test_options_come_back_from_the_metadata_as_they_were(tmp_path):
     options = GeneratorOptions(
-        servers=3, hours=25, interval_minutes=1, seed=9, offline_mode="sparse", scenario="degrading"
+        servers=3, hours=25, interval_seconds=60, seed=9, offline_mode="sparse", scenario="degrading"
     )
     generate(options, tmp_path)
     assert read_options(tmp_path) == options

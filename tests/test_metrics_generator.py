@@ -1,4 +1,4 @@
-"""Are the three files of a generated fleet whole, valid, and there together or not at all?"""
+"""Are the files of a generated fleet whole, valid, and there together or not at all?"""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from metrics_generator import GeneratorOptions, generate, generate_frame
 from server_encoder import ServerEncoder
 
 ROOT = Path(__file__).resolve().parent.parent
-FILES = ["metrics_metadata.json", "server_mapping.json", "server_metrics.parquet"]
+FILES = ["metrics_incidents.parquet", "metrics_metadata.json", "server_mapping.json", "server_metrics.parquet"]
 SMALL = GeneratorOptions(servers=9, hours=24, start=datetime(2026, 1, 5, tzinfo=timezone.utc))
 
 
@@ -30,7 +30,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
-def test_three_files_are_written_valid_and_in_agreement(tmp_path):
+def test_the_files_are_written_valid_and_in_agreement(tmp_path):
     calls: list[tuple[int, int]] = []
     result = generate(SMALL, tmp_path / "new" / "folder", progress=lambda done, total: calls.append((done, total)))
     folder = tmp_path / "new" / "folder"
@@ -55,7 +55,7 @@ def test_metadata_tells_the_contract_the_counts_and_how_to_go_on(tmp_path):
     assert metadata["options"] == {
         "servers": 9,
         "hours": 24,
-        "interval_minutes": 5,
+        "interval_seconds": 300,
         "start": "2026-01-05T00:00:00Z",
         "seed": 42,
         "offline_mode": "dense",
@@ -98,8 +98,9 @@ def test_a_start_in_another_zone_or_off_the_grid_is_moved_to_it():
         {"servers": 10**9},
         {"hours": 23},
         {"hours": True},
-        {"interval_minutes": 0},
-        {"interval_minutes": 15},
+        {"interval_seconds": 0},
+        {"interval_seconds": 600},
+        {"interval_seconds": 7},
         {"seed": -1},
         {"offline_mode": "none"},
         {"scenario": "on fire"},
