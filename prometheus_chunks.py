@@ -112,14 +112,17 @@ class Work:
         return self.plan is not None and self.done_until > self.plan.since
 
     @property
-    def kept(self) -> str:
-        """What is kept and how to go on, in one sentence; empty if nothing is."""
-        if not self.has_chunks:
-            return ""
+    def standing(self) -> str:
+        """How much is kept, and where."""
         return (
             f"{100 * self.share_done:.0f} % of the time range is fetched, up to {iso_moment(self.done_until)} "
-            f"({_size_mb(self.folder):.1f} MB in {self.folder}); the same command goes on from there."
+            f"({_size_mb(self.folder):.1f} MB in {self.folder})"
         )
+
+    @property
+    def kept(self) -> str:
+        """What is kept and how to go on, in one sentence; empty if nothing is."""
+        return f"{self.standing}; the same command goes on from there." if self.has_chunks else ""
 
     def remove(self) -> None:
         """Give up what is kept."""

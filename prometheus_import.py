@@ -110,8 +110,9 @@ def import_prometheus(
     with open_work(out_dir, {"url": url, "asked": mapping.what_is_asked(), "time": wanted.key}) as work:
         for note in sweep(out_dir, work.folder):
             tell(note)
-        if work.resumed:
-            tell(f"Going on with an unfinished import: {work.kept}")
+        if work.resumed and work.plan is not None:
+            span = f"{iso_moment(work.plan.since)} to {iso_moment(work.plan.until)}"
+            tell(f"Going on with an unfinished import of {span}: {work.standing}.")
         try:
             with Prometheus(url, credentials, limits) as prometheus:
                 fetch = Fetch(prometheus, mapping, work, limits)

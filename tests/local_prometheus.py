@@ -106,8 +106,13 @@ class Prometheus(Program):
 
     def start(self) -> None:
         super().start()
-        if not self._guarded:
+        if self._guarded:
+            return
+        try:
             self.wait_for(f"{self.url}/-/ready")
+        except BaseException:
+            self.stop()
+            raise
 
     def values(self, promql: str) -> list[dict[str, Any]]:
         """Series of an instant query."""

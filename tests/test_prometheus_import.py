@@ -375,7 +375,7 @@ def test_an_interrupted_import_goes_on_where_it_stopped(history, whole, tmp_path
             after.update({path.name: path.stat().st_mtime_ns for path in folder.glob("*.parquet")})
 
     _, frame = run(history.url, tmp_path, limits=SMALL, progress=watch, tell=told.append)
-    assert "Going on with an unfinished import" in told[-1]
+    assert "Going on with an unfinished import of 2024-01-01T00:00:00Z to 2024-01-03T00:00:00Z" in told[-1]
     assert shares[0] >= 0.5 and before.items() < after.items()
     pd.testing.assert_frame_equal(frame, whole[1])
 
