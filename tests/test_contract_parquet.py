@@ -181,3 +181,26 @@ def test_pages_that_are_damaged_are_a_data_file_error(tmp_path):
     for read in (read_frame, lambda where: list(iter_frames(where))):
         with pytest.raises(DataFileError, match="cannot be read as Parquet"):
             read(path)
+
+
+def test_small_files_share_a_piece_and_columns_told_by_folders_stay_right(tmp_path):
+    roles = {"ppweb001": "web_api", "ppdb001": "database"}
+    for name, role in roles.items():
+        (tmp_path / f"profile={role}").mkdir()
+        for day in range(1, 10):
+            part = rows(4, f"2026-01-{day:02d}T00:00:00Z").assign(server_name=name).drop(columns="profile")
+            part = part.assign(state=pd.Categorical(part["state"], categories=["idle", "healthy"][day % 2 :]))
+            part.to_parquet(tmp_path / f"profile={role}" / f"{day}.parquet")
+    (piece,) = iter_frames(tmp_path)
+    assert len(piece) == 72 and set(piece["state"]) == {"healthy"}
+    assert piece.groupby("server_name")["profile"].unique().map(list).to_dict() == {
+        name: [role] for name, role in roles.items()
+    }
+
+
+def test_files_of_different_columns_never_share_a_piece(tmp_path):
+    rows(4).to_parquet(tmp_path / "1.parquet")
+    rows(4, "2026-01-02T00:00:00Z").drop(columns="cpu_pct").to_parquet(tmp_path / "2.parquet")
+    rows(4, "2026-01-03T00:00:00Z").assign(cpu_pct="41").to_parquet(tmp_path / "3.parquet")
+    pieces = list(iter_frames(tmp_path))
+    assert [len(piece) for piece in pieces] == [len(rows(4))] * 3 and "cpu_pct" not in pieces[1]
