@@ -51,11 +51,10 @@ class Effort:
     windows_whole: int  # of each side
     windows_profile: int
     folds: int
-    importance: bool
 
 
-FULL: Final = Effort(500, 2000, 700, 5, importance=True)
-QUICK: Final = Effort(150, 700, 300, 3, importance=True)
+FULL: Final = Effort(500, 2000, 700, 5)
+QUICK: Final = Effort(150, 700, 300, 3)
 
 
 # --------------------------------------------------------------------------------------------------------- the figures
@@ -117,8 +116,8 @@ class Clue:
     feature: str
     loss: float  # held-out log loss (nats) that hiding it costs
     alone: float  # AUC of this feature by itself, by rank
-    real: float  # medians
-    generated: float
+    real: Floats  # p10, p50, p90 over the days
+    generated: Floats
 
 
 def judge(real: Sequence[Fleet], made: Fleet, effort: Effort, seed: int) -> Judgement:
@@ -137,9 +136,7 @@ def judge(real: Sequence[Fleet], made: Fleet, effort: Effort, seed: int) -> Judg
         x = np.concatenate(parts)[:, columns]
         is_second = np.repeat([False, True], [len(part) for part in parts])
         group = np.concatenate([pool.group[index] for pool, index in (one, two)])
-        verdict = tell_apart(
-            x, is_second, group, names, folds=effort.folds, seed=seed, important=clues > 0 and effort.importance
-        )
+        verdict = tell_apart(x, is_second, group, names, folds=effort.folds, seed=seed, important=clues > 0)
         judgement.verdicts[name] = verdict
         if verdict is not None and verdict.importance:
             judgement.clues[name] = _clues(verdict, x, is_second, names, clues)
@@ -186,8 +183,8 @@ def _clues(
     clues = []
     for place, name in enumerate(names):
         column = features[:, place]
-        medians = [float(measures.quiet_nan(np.nanmedian, column[is_made == side])) for side in (False, True)]
-        clues.append(Clue(name, verdict.importance[name], _alone(column, is_made), medians[0], medians[1]))
+        sides = [measures.quiet_nan(np.nanquantile, column[is_made == side], [0.1, 0.5, 0.9]) for side in (False, True)]
+        clues.append(Clue(name, verdict.importance[name], _alone(column, is_made), sides[0], sides[1]))
     clues.sort(key=lambda clue: (-clue.loss if clue.loss > _TELLING_LOSS else 0.0, -np.nan_to_num(clue.alone)))
     return clues[:most]
 
@@ -250,10 +247,11 @@ def show(result: Result, console: Console) -> None:
         sides_told = ("July", "August") if name == "real_july_vs_august" else ("real", "generated")
         table = Table("feature", "loss", "alone", *sides_told, title=f"What tells them apart: {name}")
         for clue in clues:
-            table.add_row(clue.feature, *map(number, (clue.loss, clue.alone, clue.real, clue.generated)))
+            both = [" / ".join(map(number, side)) for side in (clue.real, clue.generated)]
+            table.add_row(clue.feature, number(clue.loss), number(clue.alone), *both)
         console.print(table)
     console.print(
-        "loss: log loss (nats) on unseen servers that hiding the feature costs; alone: AUC of it by itself; then medians."
+        "loss: log loss (nats) on unseen servers that hiding it costs; alone: AUC of it by itself; p10 / p50 / p90."
     )
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from realism_features import LEAST_VALUES, quantiles, window_features
 from realism_fleets import Fleet
-from realism_measures import by_day, daily_share
+from realism_measures import DAY, by_day, daily_share
 from sklearn.ensemble import HistGradientBoostingClassifier  # type: ignore[import-untyped]
 from sklearn.metrics import roc_auc_score  # type: ignore[import-untyped]
 
@@ -29,6 +29,8 @@ _DAILY_BINS: Final = (0.05, 0.2, 0.5)
 # Per side; with fewer, a classifier fails for want of examples, and that is no praise of the generator.
 _LEAST_SERVERS: Final = 8
 _LEAST_WINDOWS: Final = 100
+
+_WINDOWS_FOR_LOSSES: Final = 200  # per fold: each is judged once per feature
 
 
 class Pool:
@@ -75,7 +77,7 @@ class Pool:
             number, server, day = self._places[missing].T
             windows = np.stack(
                 [
-                    self._fleets[n].values[s, :, d * 288 : (d + 1) * 288]
+                    self._fleets[n].values[s, :, d * DAY : (d + 1) * DAY]
                     for n, s, d in zip(number, server, day, strict=True)
                 ]
             )
@@ -167,8 +169,9 @@ def tell_apart(
         chances = model.predict_proba(features[test])[:, 1]
         areas.append(float(roc_auc_score(is_second[test], chances)))
         if important:
-            losses += _losses_when_hidden(model, features[test], is_second[test], rng)
-            losses -= _log_loss(chances, is_second[test])
+            judged = draw(rng, np.flatnonzero(test), _WINDOWS_FOR_LOSSES)
+            losses += _losses_when_hidden(model, features[judged], is_second[judged], rng)
+            losses -= _log_loss(model.predict_proba(features[judged])[:, 1], is_second[judged])
     importance = dict(zip(names, (losses / max(len(areas), 1)).tolist(), strict=True)) if important else {}
     return Verdict(float(np.mean(areas)), float(np.std(areas)), int((~is_second).sum()), min(sides), importance)
 
