@@ -18,6 +18,7 @@ import pyarrow as pa
 from common_utils import floor_to_step, utc_now
 from contract_parquet import CONTRACT_SCHEMA
 from data_contract import METRIC_COLUMNS, SERVER_NAME, STEP_MINUTES, VALID_PROFILES, VALID_STATES, ConfigurationError
+from fleet_incidents import Incident
 from fleet_simulation import FleetSimulator, Pressure, SimulatedDay
 from server_encoder import ID_SPACE
 
@@ -179,13 +180,13 @@ class FleetRows:
             if table.num_rows:
                 yield table
 
-    def incidents(self, days: Sequence[SimulatedDay], since: datetime, until: datetime) -> pa.Table:
+    def incidents(self, befallen: Sequence[Incident], since: datetime, until: datetime) -> pa.Table:
         """Ground truth: incidents whose breach and end a time touches; those that went on beyond it have no end."""
 
         def moment(step: int) -> datetime:
             return self._simulator.moment(min(step, 1 << 27))
 
-        within = [incident for day in days for incident in day.incidents if since <= moment(incident.breach) < until]
+        within = [each for each in befallen if since < moment(each.end) and moment(each.breach) < until]
         names = [self._names[incident.server] for incident in within]
         causes = [incident.cause for incident in within]
         onsets, breaches = ([moment(getattr(each, part)) for each in within] for part in ("onset", "breach"))

@@ -36,6 +36,7 @@ from data_contract import (
     DataFileError,
 )
 from data_validator import DataValidator, ValidationReport
+from fleet_incidents import Incident
 from fleet_roles import fleet_names
 from fleet_simulation import SIMULATION_VERSION, SimulatedDay
 from fleet_stream import stream
@@ -122,18 +123,18 @@ def generate(
     names = (data_name, SERVER_MAPPING, INCIDENTS_FILE, DATA_INFO)
     stale = (DATA_FILE,) if file_format == "csv" else (CSV_FILE,)
     rows = FleetRows(options)
-    days: list[SimulatedDay] = []  # their incidents only
+    befallen: list[Incident] = []
     written = _Progress(progress, options.most_rows)
     with _told(folder), written_together(folder, names, stale) as aside:
         write = {"parquet": _write_file, "partitioned": _write_partitions, "csv": _write_csv}[file_format]
-        write(rows, _noting(rows.days(options.begin, options.end), days), aside, workers, written)
+        write(rows, _noting(rows.days(options.begin, options.end), befallen), aside, workers, written)
         report = DataValidator(strict=True).validate_file(aside / DATA_FILE)
         if file_format == "csv":
             (aside / DATA_FILE).unlink()
         encoder = ServerEncoder()
         encoder.create_mapping(fleet_names(options.servers))
         encoder.save_mapping(aside / SERVER_MAPPING)
-        incidents = rows.incidents(days, options.begin, options.end)
+        incidents = rows.incidents(befallen, options.begin, options.end)
         pq.write_table(incidents, aside / INCIDENTS_FILE)
         write_json(aside / DATA_INFO, _metadata(options, report, incidents))
     if progress is not None:
@@ -163,11 +164,10 @@ class _Progress:
             self._progress(min(self._rows, self._most_rows - 1), self._most_rows)
 
 
-def _noting(days: Iterator[SimulatedDay], noted: list[SimulatedDay]) -> Iterator[SimulatedDay]:
-    """Hand days on and keep what the ground truth needs of them, not their values."""
+def _noting(days: Iterator[SimulatedDay], incidents: list[Incident]) -> Iterator[SimulatedDay]:
+    """Hand days on and keep their incidents."""
     for day in days:
-        if day.incidents:
-            noted.append(SimulatedDay(day.begin, day.before[:0], day.values[:0], day.states[:0], day.incidents))
+        incidents += day.incidents
         yield day
 
 
