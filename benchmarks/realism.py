@@ -230,8 +230,8 @@ def show(result: Result, console: Console) -> None:
     console.print(table)
     console.print(
         "KS: largest difference of the two cumulative distributions, 0 to 1. "
-        f"Mean {np.mean(list(result.distances.values())):.3f}; "
-        f"between the two recorded months {np.mean(list(result.floor_distances.values())):.3f}."
+        f"Mean {np.nanmean(list(result.distances.values())):.3f}; "
+        f"between the two recorded months {np.nanmean(list(result.floor_distances.values())):.3f}."
     )
 
     table = Table("told apart", "AUC", "± over folds", "windows", "servers", title="Can a classifier tell them apart?")
