@@ -391,6 +391,25 @@ def test_the_pieces_make_no_difference(cuts, shuffled, seed):
     assert quality_of(frame, cuts).as_dict() == quality_of(frame).as_dict()
 
 
+@pytest.mark.parametrize("rows", [1, 2, 9])
+def test_next_to_no_rows_have_next_to_no_findings(rows):
+    quality = quality_of(fleet().iloc[:rows])
+    assert quality.findings == () and len(quality.as_dict()["per_server"]) == min(rows, 8)
+
+
+def test_a_fleet_of_the_year_1970_has_no_rhythm_and_does_not_fail():
+    quality = quality_of(fleet(days=1, start="1970-01-20"))
+    assert [finding.check.key for finding in quality.findings] == ["ancient"] and quality.coverage == {}
+    assert quality.records[0]["first"] is None and quality.records[0]["rows"] == 0
+
+
+def test_rows_without_usable_times_or_names_have_no_quality():
+    frame = fleet(days=0.1)
+    assert quality_of(frame.drop(columns="timestamp")).servers == 0
+    assert quality_of(frame.assign(timestamp=pd.NaT, server_name=" ")).servers == 0
+    assert quality_of(frame.drop(columns=list(METRIC_COLUMNS))).findings == ()
+
+
 def test_the_document_tells_every_check_as_the_program_does():
     text = (Path(__file__).parent.parent / "Docs" / "DATA_QUALITY.md").read_text(encoding="utf-8")
     section = text.split("\n## Checks")[1].split("\n## ")[0]
