@@ -152,20 +152,17 @@ def _checked(
 ) -> tuple[Floats, Mask]:
     """Numbers of a column with impossible ones taken as missing, and where that was."""
     sign = _unit_sign(metric, section)
-    values, unreadable = numbers_of(array, source, sign)
+    values, unreadable, text = _read_numbers(array, source, sign)
     bad = unreadable
-    present = int(np.count_nonzero(~np.isnan(values))) + int(np.count_nonzero(unreadable))
-    tally.present[metric] += present
-    if _is_text(array.type) and present:
-        text = _trimmed(array)
-        if sign is not None:
-            tally.signed[metric] += pc.sum(pc.ends_with(text, sign)).as_py() or 0
-        if unreadable.any():
-            other = pc.match_substring_regex(text, _OTHER_UNIT, ignore_case=True)
-            foreign: Mask = unreadable & pc.fill_null(other, False).to_numpy(zero_copy_only=False).astype(np.bool_)
-            for rule, where in (("other_unit", foreign), ("not_a_number", unreadable & ~foreign)):
-                if where.any():
-                    tally.count_values(rule, metric, int(where.sum()), repr(text[int(np.argmax(where))].as_py()))
+    tally.present[metric] += int(np.count_nonzero(~np.isnan(values))) + int(np.count_nonzero(unreadable))
+    if text is not None and sign is not None:
+        tally.signed[metric] += pc.sum(pc.ends_with(text, sign)).as_py() or 0
+    if text is not None and unreadable.any():
+        other = pc.match_substring_regex(text, _OTHER_UNIT, ignore_case=True)
+        foreign: Mask = unreadable & pc.fill_null(other, False).to_numpy(zero_copy_only=False).astype(np.bool_)
+        for rule, where in (("other_unit", foreign), ("not_a_number", unreadable & ~foreign)):
+            if where.any():
+                tally.count_values(rule, metric, int(where.sum()), repr(text[int(np.argmax(where))].as_py()))
     infinite = np.abs(values) > np.finfo(np.float32).max
     if infinite.any():
         tally.count_values("infinite", metric, int(infinite.sum()), _example(values, infinite))
@@ -192,27 +189,34 @@ def numbers_of(array: pa.Array, source: SourceSection, sign: str | None = "%") -
 
     The unit `sign` may stand behind a number.
     """
+    values, unreadable, _ = _read_numbers(array, source, sign)
+    return values, unreadable
+
+
+def _read_numbers(array: pa.Array, source: SourceSection, sign: str | None) -> tuple[Floats, Mask, pa.Array | None]:
+    """The same, and the texts where some of them are more than a plain number."""
     kind = array.type
     unreadable = np.zeros(len(array), np.bool_)
     if pa.types.is_null(kind):
-        return np.full(len(array), np.nan), unreadable
+        return np.full(len(array), np.nan), unreadable, None
     if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
         values = array.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False).copy()
-        return _unmarked(values, source), unreadable
+        return _unmarked(values, source), unreadable, None
     text = _without_missing(_trimmed(array), source)
     try:
-        numbers = text.cast(pa.float64())
+        numbers = text.cast(pa.float64()).to_numpy(zero_copy_only=False).copy()
+        return _unmarked(numbers, source), unreadable, None
     except pa.ArrowInvalid:
         plain = text
-        if sign is not None:
-            plain = pc.replace_substring_regex(plain, rf"^(.*[\d.,])\s*{re.escape(sign)}$", r"\1")
-        plain = pc.utf8_lower(plain)
-        if source.decimal == ",":
-            plain = pc.replace_substring(plain, ",", ".")
-        legible = pc.match_substring_regex(plain, _NUMBER)
-        unreadable = pc.fill_null(pc.invert(legible), False).to_numpy(zero_copy_only=False).astype(np.bool_)
-        numbers = pc.if_else(legible, plain, pa.scalar(None, plain.type)).cast(pa.float64())
-    return _unmarked(numbers.to_numpy(zero_copy_only=False).copy(), source), unreadable
+    if sign is not None:
+        plain = pc.replace_substring_regex(plain, rf"^(.*[\d.,])\s*{re.escape(sign)}$", r"\1")
+    plain = pc.utf8_lower(plain)
+    if source.decimal == ",":
+        plain = pc.replace_substring(plain, ",", ".")
+    legible = pc.match_substring_regex(plain, _NUMBER)
+    unreadable = pc.fill_null(pc.invert(legible), False).to_numpy(zero_copy_only=False).astype(np.bool_)
+    numbers = pc.if_else(legible, plain, pa.scalar(None, plain.type)).cast(pa.float64())
+    return _unmarked(numbers.to_numpy(zero_copy_only=False).copy(), source), unreadable, text
 
 
 def _unmarked(values: Floats, source: SourceSection) -> Floats:
@@ -229,11 +233,6 @@ def _is_number(value: object) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    inner = kind.value_type if pa.types.is_dictionary(kind) else kind
-    return bool(pa.types.is_string(inner) or pa.types.is_large_string(inner) or pa.types.is_string_view(inner))
 
 
 def _trimmed(array: pa.Array) -> pa.Array:
