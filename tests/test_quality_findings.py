@@ -87,7 +87,7 @@ def test_a_sound_fleet_has_no_findings_in_either_order(order, seconds, days):
 
 
 def test_servers_that_are_off_or_idle_or_at_their_limit_are_no_flat_lines():
-    frame = fleet(days=2)
+    frame = fleet(days=2).astype(dict.fromkeys(METRIC_COLUMNS, "float64"))
     frame.loc[of_server(frame, 0), list(METRIC_COLUMNS)] = 0.0  # off, dense
     frame.loc[of_server(frame, 0), "state"] = "offline"
     frame.loc[of_server(frame, 1), ["cpu_pct", "disk_io_mb_s"]] = [0.2, 0.0]  # idle, its latency is measured
