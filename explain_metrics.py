@@ -324,7 +324,7 @@ class _Search:
         if stated or self._per_period(column.place):
             return self._amount_unit(column, stated or "B")
         high = float(np.nanquantile(facts.values, 0.99))
-        unit = "B/s" if high > 1e6 else "KB/s" if high > 5e3 else "MB/s"
+        unit = "B/s" if high > 2e5 else "KB/s" if high > 5e3 else "MB/s"
         why = [f"values up to {number(facts.high)} would be {unit} by their size alone"]
         return unit, "guess", why, [f"the unit of {column.name!r:.60} is a guess: {unit}"]
 

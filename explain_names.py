@@ -93,7 +93,7 @@ _END: Final = ("end", "ende", "bis", "fin", "until", "stop", "to", "finish")
 _SERVER: Final = (
     "vm", "ip", "host", "hosts", "hostname", "server", "servers", "servername", "serveur", "node", "nodename",
     "machine", "instance", "computer", "rechner", "rechnername", "knoten", "maschine", "hote", "noeud", "vmid",
-    "vmname", "container", "resource", "resourceid", "instanceid", "asset", "entity", "fqdn",
+    "vmname", "container", "resource", "resourceid", "instanceid", "asset", "entity", "fqdn", "srv",
 )  # fmt: skip
 _SERVER_HINT: Final = (
     "id",
@@ -235,6 +235,13 @@ def _any(tokens: Iterable[str], stems: Sequence[str]) -> bool:
     return any(token == stem or (len(stem) >= 4 and token.startswith(stem)) for token in tokens for stem in stems)
 
 
+_COMPOUND: Final = re.compile(
+    r"(max|min|avg|disk|net|mem|cpu|total|free|used)"
+    r"(cpu|mem|disk|reads?|writes?|in|out|usage|used|free|total|util|load|idle|pct|perc|percent|io|avail|available)"
+    r"|(cpu|core)(\d{1,3})"
+)
+
+
 @lru_cache(maxsize=4096)
 def words(name: str) -> tuple[str, ...]:
     """Words of a name in lower case, without accents; `CPUUtilization` is two."""
@@ -242,7 +249,11 @@ def words(name: str) -> tuple[str, ...]:
     name = "".join(character for character in name if not unicodedata.combining(character)).replace("ß", "ss")
     name = name.replace("%", " pct ").replace("µ", "u").replace("μ", "u")
     name = re.sub(r"(?<=[a-z])(?=[A-Z][a-z])|(?<=[A-Z])(?=[A-Z][a-z]{2})", " ", name)
-    return tuple(re.findall(r"[a-z0-9]+", name.lower()))
+    found: list[str] = []
+    for word in re.findall(r"[a-z0-9]+", name.lower()):
+        compound = _COMPOUND.fullmatch(word)
+        found += [part for part in compound.groups() if part] if compound else [word]
+    return tuple(found)
 
 
 def _plain(name: str) -> str:
@@ -307,7 +318,21 @@ def meaning(name: str, context: str = "") -> Meaning | None:
 
 def _needs_context(tokens: tuple[str, ...]) -> bool:
     """Whether a name tells too little by itself and may be helped: `value`, `used_percent`, but no other subject."""
-    helped = (*_VALUE, *_VALUE_MORE, *_PERCENT, *_RATIO, *_IDLE, *_USED, *_FREE, *_WHOLE, *_READ, *_WRITE, "bytes")
+    helped = (
+        *_VALUE,
+        *_VALUE_MORE,
+        *_PERCENT,
+        *_RATIO,
+        *_IDLE,
+        *_WAIT,
+        *_PARTS,
+        *_USED,
+        *_FREE,
+        *_WHOLE,
+        *_READ,
+        *_WRITE,
+        "bytes",
+    )
     return bool(tokens) and all(_any([token], helped) or len(token) < 2 for token in tokens)
 
 
@@ -387,6 +412,8 @@ def _cpu(tokens: tuple[str, ...]) -> Meaning:
         "load" in tokens and "average" in tokens
     ):
         return Meaning(CPU, refused="is the length of a queue (load average), not a percentage")
+    if re.search(r"\b(?:cpu|core|processor|prozessor) ?\d{1,3}\b(?! ?(?:m|min|s|sec|h)\b)", " ".join(tokens)):
+        return Meaning(CPU, refused="is of one core, not of the machine")
     if _any(tokens, _IDLE):
         return Meaning(CPU, "idle", unit, strength, statistic=statistic)
     if _any(tokens, _WAIT):

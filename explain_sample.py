@@ -6,7 +6,6 @@ decided elsewhere.
 
 from __future__ import annotations
 
-import csv
 import os
 import re
 from collections import Counter
@@ -20,6 +19,7 @@ import pyarrow.parquet as pq
 
 from contract_parquet import unreadable
 from data_contract import DataFileError
+from explain_layout import LINES_TO_JUDGE, decimal_of, layout_of, separator_of, split_lines
 from import_sources import DOCUMENT, SourceFile
 
 HEAD_BYTES: Final = 4 << 20
@@ -31,8 +31,6 @@ MAX_COLUMNS: Final = 1_000  # that are looked at
 _MAX_HEADER_BYTES: Final = 1 << 20
 _MAX_NAMES: Final = 100_000  # columns that a text file may have
 _MAX_FOOTER_BYTES: Final = 64 << 20  # of Parquet: some 100,000 columns
-_LINES_TO_JUDGE: Final = 200
-_SEPARATORS: Final = (",", ";", "\t", "|")
 _COMPRESSED: Final = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\x28\xb5\x2f\xfd": "zstd"}
 _OTHER_KINDS: Final = {
     b"PK\x03\x04": "a ZIP archive or a spreadsheet: unpack it, or save the sheet as CSV",
@@ -49,12 +47,6 @@ _OTHER_KINDS: Final = {
     b"\x7fELF": "a program",
     b"\x89HDF": "an HDF5 file: write it as Parquet",
 }
-_NUMBER: Final = re.compile(r"[+-]?(?:\d+(?:[.,]\d*)?|[.,]\d+)(?:[eE][+-]?\d+)?\s*%?")
-_TIME: Final = re.compile(
-    r"(?:\w{3,9},? )?(?:\d{1,4}[-/.]\w{1,9}[-/.]\d{1,4}|\d{8}|\w{3,9} \d{1,2},? \d{4}|\d{1,2} \w{3,9} \d{4})"
-    r"(?:[T :,].*)?|\d{1,2}:\d{2}(?::\d{2})?.*"
-)
-_MISSING: Final = {"", "na", "n/a", "nan", "null", "none", "-"}
 
 
 @dataclass(frozen=True)
@@ -279,8 +271,10 @@ def _read_text(file: SourceFile, interesting: Callable[[str], bool]) -> Sample |
         raise no_table(file.path, "it is XML or HTML: export the table as CSV")
     if len(first) > _MAX_HEADER_BYTES:
         raise no_table(file.path, f"its first line is longer than {_MAX_HEADER_BYTES >> 20} MB: far too many columns")
-    separator = _separator([text.lines[place] for place in filled[:_LINES_TO_JUDGE]])
-    layout = _layout(text.lines, separator)
+    separator = separator_of([text.lines[place] for place in filled[:LINES_TO_JUDGE]])
+    layout = layout_of(text.lines, separator)
+    if not layout.names:
+        return None
     if len(layout.names) > _MAX_NAMES:
         raise no_table(file.path, f"it has {len(layout.names):,} columns: no table of measurements has so many")
     names = list(layout.names)
@@ -290,14 +284,14 @@ def _read_text(file: SourceFile, interesting: Callable[[str], bool]) -> Sample |
     malformed = 0
     most = min(MAX_ROWS, max(_MAX_CELLS // width, 100))
     for lines, limit in ((text.lines[layout.first_row :], most), (text.further, len(rows) + most + most // 2)):
-        for fields in _split(lines, separator):
+        for fields in split_lines(lines, separator):
             if len(rows) >= limit:
                 break
             if len(fields) == width:
                 rows.append([fields[place].strip() for place in chosen])
             elif any(cell.strip() for cell in fields):
                 malformed += 1
-    decimal, odd = _decimal(rows, separator)
+    decimal, odd = decimal_of(rows)
     if separator == "," and width == 1 and decimal == ",":
         separator = ";"  # the comma is in the numbers
     warnings = [*text.warnings, *layout.warnings, *odd]
@@ -420,159 +414,6 @@ def _utf8(data: bytes, *, complete: bool) -> None:
 
 def _lines(text: str) -> list[str]:
     return re.split(r"\r\n|\n|\r", text)
-
-
-def _split(lines: Sequence[str], separator: str) -> Iterator[list[str]]:
-    """Fields of each line that is not blank."""
-    if separator == "whitespace":
-        yield from (line.split() for line in lines if line.strip())
-        return
-    reader = csv.reader((line + "\n" for line in lines), delimiter=separator)
-    while True:
-        try:
-            fields = next(reader)
-        except StopIteration:
-            return
-        except csv.Error:  # a field of more than 128 KB: no measurement
-            fields = [""]
-        if fields and (len(fields) > 1 or fields[0].strip()):
-            yield fields
-
-
-def _separator(lines: list[str]) -> str:
-    """The separator that divides most lines into the same number of fields that hold no other separators."""
-    best, best_score = ",", 0.0
-    for candidate in (*_SEPARATORS, "whitespace"):
-        rows = list(_split(lines, candidate))
-        width, count = _usual_width(rows)
-        if width < 2:
-            continue
-        cells = [cell.strip() for row in rows if len(row) == width for cell in row][:2_000]
-        clean = sum(bool(_NUMBER.fullmatch(cell)) or not _mixed(cell, candidate) for cell in cells) / len(cells)
-        score = count / len(rows) + clean + min(width, 50) / 1_000
-        if candidate == "whitespace":
-            score -= 0.75  # spaces are in times and names, too
-        if count / len(rows) >= 0.5 and score > best_score + 1e-9:
-            best, best_score = candidate, score
-    return best
-
-
-def _mixed(cell: str, separator: str) -> bool:
-    """Whether a cell holds another separator."""
-    return any(other in cell for other in _SEPARATORS if other != separator)
-
-
-def _usual_width(rows: list[list[str]]) -> tuple[int, int]:
-    """Most usual number of fields, and how many rows have it."""
-    widths = Counter(len(row) for row in rows)
-    return max(widths.items(), key=lambda item: (item[1], item[0])) if widths else (0, 0)
-
-
-# -------------------------------------------------------------------------------------------------------------- header
-@dataclass(frozen=True)
-class _Layout:
-    names: list[str]
-    has_header: bool  # as the importer is to be told
-    skip_lines: int
-    first_row: int  # line
-    warnings: tuple[str, ...] = ()
-
-
-def _layout(lines: list[str], separator: str) -> _Layout:
-    """Where the table begins and what its columns are called."""
-    records = list(_records(lines[: 5 * _LINES_TO_JUDGE], separator))
-    width, _ = _usual_width([fields for _, _, fields in records[-_LINES_TO_JUDGE:]])
-    start = next(number for number, (_, _, fields) in enumerate(records) if len(fields) == width)
-    begin, end, first = records[start]
-    body = [fields for _, _, fields in records[start + 1 :] if len(fields) == width]
-    warnings = [f"{start:,} line(s) stand before the table: they are skipped"] if start else []
-    if not _is_header(first, body):
-        if start and len(records[start - 1][2]) == width - 1 and _is_header(records[start - 1][2], body):
-            # Rows end with a separator that the header lacks: the importer cannot match them by name.
-            before = records[start - 1]
-            return _Layout([*_cleaned(before[2]), str(width)], False, before[1], before[1])
-        names = [str(place) for place in range(1, width + 1)]
-        skip = begin if start else 0
-        return _Layout(names, False, skip, begin, tuple(warnings))
-    names = _cleaned(first)
-    if end - begin > 1:  # a header over several lines, which the importer does not read
-        return _Layout(names, False, end, end, tuple(warnings))
-    return _Layout(names, True, begin if start else 0, end, tuple(warnings))
-
-
-def _records(lines: list[str], separator: str) -> Iterator[tuple[int, int, list[str]]]:
-    """First line, line after the last and fields of each record that is not blank."""
-    if separator == "whitespace":
-        yield from ((place, place + 1, line.split()) for place, line in enumerate(lines) if line.strip())
-        return
-    reader = csv.reader((line + "\n" for line in lines), delimiter=separator)
-    begin = 0
-    while True:
-        try:
-            fields = next(reader)
-        except StopIteration:
-            return
-        except csv.Error:
-            fields = [""]
-        if fields and (len(fields) > 1 or fields[0].strip()):
-            yield begin, reader.line_num, fields
-        begin = reader.line_num
-
-
-def _cleaned(names: Sequence[str]) -> list[str]:
-    return [name.strip() for name in names]
-
-
-def _is_header(first: list[str], body: list[list[str]]) -> bool:
-    """Whether the first row names the columns: its cells are words where those below are numbers or times."""
-    for_header = against = 0
-    for place, cell in enumerate(first):
-        below = [row[place].strip() for row in body[:_LINES_TO_JUDGE] if place < len(row)]
-        below = [text for text in below if text.lower() not in _MISSING]
-        if cell.strip().lower() in _MISSING:
-            continue
-        if not below:
-            against += _is_value(cell)
-        elif sum(map(_is_value, below)) >= 0.8 * len(below):
-            for_header += not _is_value(cell)
-            against += _is_value(cell)
-        else:
-            against += cell.strip() in below
-    if not body:
-        return not any(map(_is_value, first))
-    return for_header > 0.3 * against or (for_header == against == 0)
-
-
-def _is_value(cell: str) -> bool:
-    cell = cell.strip()
-    return bool(_NUMBER.fullmatch(cell) or (cell[:1].isalnum() and _TIME.fullmatch(cell) and _has_digits(cell)))
-
-
-def _has_digits(cell: str) -> bool:
-    return sum(character.isdigit() for character in cell) >= 3
-
-
-def _decimal(rows: list[list[str]], separator: str) -> tuple[str, list[str]]:
-    """Decimal sign of the numbers, and what is odd about them."""
-    commas = points = grouped = 0
-    for row in rows[:2_000]:
-        for cell in row:
-            if "," in cell and re.fullmatch(r"[+-]?\d[\d.]*,\d+\s*%?", cell):
-                commas += 1
-                grouped += bool(re.fullmatch(r"[+-]?[1-9]\d{0,2},\d{3}", cell))
-            elif re.fullmatch(r"[+-]?\d[\d,]*\.\d+\s*%?", cell):
-                points += 1
-                grouped += "," in cell
-            elif re.fullmatch(r"[+-]?[1-9]\d{0,2}(?:,\d{3}){2,}", cell):
-                grouped += 1
-    del separator
-    if commas > grouped and commas > points:
-        return ",", []
-    if grouped:
-        return ".", [
-            "numbers such as 1,234 have a sign between thousands, or three decimals: the importer reads neither"
-        ]
-    return ".", []
 
 
 def _self_check() -> None:

@@ -97,7 +97,7 @@ def guess_time(sample: Sample, said: Sequence[Meaning | None], modified: datetim
     ]
     found += _pairs(sample, modified)
     if not found:
-        return _counted(sample, modified)
+        return _unread(sample, said) or _counted(sample, modified)
     best = max(found, key=lambda guess: guess.rank)
     others = {guess.columns[0] for guess in found if guess.readable > _ENOUGH} - set(best.columns)
     if others:
@@ -159,8 +159,8 @@ def _of_numbers(
     middle = float(np.median(values))
     unit = _epoch_unit(middle)
     if unit is not None and float(np.mean([_epoch_unit(float(value)) == unit for value in values[:_TRIED]])) > _SOME:
-        if not named and (values != np.round(values)).any() and unit == "s":
-            rank -= 1
+        if not named and not _may_be_time(values, unit, modified):
+            return
         full = {**section, "unit": unit}
         times = read_times(full, [column.cells], modified)
         if times is None:
@@ -190,6 +190,12 @@ def _of_numbers(
         ]
         warnings = [f"`time.origin` is a placeholder ({start:%Y-%m-%d}): put in when the file really begins"]
         yield _Found(full, (column.place,), times, _share(times), rank, "guess", why, warnings)
+
+
+def _may_be_time(values: Any, unit: str, modified: datetime) -> bool:
+    """Whether numbers of no telling name could be times: several, and none after the file was written."""
+    latest = (modified + timedelta(days=1)).timestamp() * 1e6 / TIME_UNITS[unit]
+    return len(np.unique(values[:_TRIED])) > 1 and float(values.max()) <= latest
 
 
 def _looks_like_dates(column: Column) -> bool:
@@ -433,6 +439,9 @@ def _dates(text: str) -> Iterator[str]:
     if match:
         month, year = ("%b" if len(match[2]) == 3 else "%B"), ("%Y" if len(match[3]) == 4 else "%y")
         yield f"{prefix}%d{match[1]}{month}{match[1]}{year}"
+    match = re.fullmatch(r"\d{1,2}\. ([A-Za-z]{3,9}) \d{4}", text)
+    if match:
+        yield f"{prefix}%d. {'%b' if len(match[1]) == 3 else '%B'} %Y"
     match = re.fullmatch(r"([A-Za-z]{3,9}) \d{1,2}(,?) \d{4}", text)
     if match:
         yield f"{prefix}{'%b' if len(match[1]) == 3 else '%B'} %d{match[2]} %Y"
@@ -462,6 +471,20 @@ def states_zone(text: str) -> bool:
 
 
 # ---------------------------------------------------------------------------------------------------------- no times
+def _unread(sample: Sample, said: Sequence[Meaning | None]) -> TimeGuess | None:
+    """Nothing, with the reason, where a column is called a time but cannot be read as one: to count would invent."""
+    for column in sample.columns:
+        says, texts = said[column.place], _texts(column.cells)
+        if says is not None and says.role == "time" and any(map(_has_digit, texts)):
+            why = f"{column.name!r:.60} is called a time, but texts such as {texts[0]!r:.50} are in no known format"
+            return TimeGuess({}, (), "not found", (why,), np.full(sample.rows, NO_TIME), 0.0)
+    return None
+
+
+def _has_digit(text: str) -> bool:
+    return any(map(str.isdigit, text))
+
+
 def _counted(sample: Sample, modified: datetime) -> TimeGuess:
     """Times that are counted from a stated beginning because the file has none."""
     minutes = _interval_of_name(sample.file.path.name)

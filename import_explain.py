@@ -10,7 +10,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Final
@@ -167,6 +167,13 @@ class Explanation:
         if self.mapping is not None:
             return None
         seen = joined([f"{name!r:.60}: {why}" for name, why in self.unused], 6)
+        time = self.findings[0]
+        if not time.section and found_any({f.field: f for f in self.findings if f.field in METRIC_COLUMNS}):
+            return ImportMappingError(
+                f"No times can be read in {self.source}: {'; '.join(time.why)}.",
+                why="A value without its time cannot be placed, and made-up times would teach a rhythm that is none.",
+                fix="Write a mapping file with `time.format` for these times, or export them as ISO 8601 with year.",
+            )
         return ImportMappingError(
             f"No metric was found in {self.source}; its columns are {seen or 'none that can be read'}.",
             why="CPU, memory, disk I/O and latency must be recognised by their names; a guess at numbers alone would "
@@ -289,6 +296,10 @@ class _Explainer:
         codes = self._servers(server)
         order, same = rows_in_order(time.times, codes)
         interval = typical_step(time.times, order, same)
+        if not time.columns and codes is not None and len(np.unique(codes[codes >= 0])) > 1:
+            time = replace(
+                time, section={}, why=(*time.why, "and rows of several servers cannot be counted"), warnings=()
+            )
         numbers = SourceSection(decimal="," if sample.decimal == "," else ".")
         taken = {*time.columns, *server.columns}
         facts = {c.place: facts_of(c, numbers, order, same) for c in sample.columns if c.place not in taken}
@@ -369,6 +380,8 @@ class _Explainer:
 
     def _proposed(self, findings: dict[str, Finding]) -> tuple[Mapping | None, str, Trial | None]:
         """Mapping of the findings, tried on the file; metrics of which the importer can use nothing are taken out."""
+        if not findings[TIMESTAMP].section:
+            return None, "", None
         while found_any({name: findings[name] for name in METRIC_COLUMNS}):
             toml = mapping_toml(self._name(), self._source_section(findings[SERVER_NAME]), findings, self._sample)
             try:
@@ -380,7 +393,15 @@ class _Explainer:
                     if findings[name].section:
                         findings[name] = Finding(name, why=("what was found cannot be imported",))
                 return None, "", None
+            if trial.rows and not trial.readable:
+                findings[TIMESTAMP] = Finding(TIMESTAMP, why=("not one sampled row has a readable time and server",))
+                return None, "", None
             dead = [name for name in METRIC_COLUMNS if findings[name].section and trial.is_dead(name)]
+            if not dead and not trial.usable():
+                for name in METRIC_COLUMNS:
+                    if findings[name].section:
+                        findings[name] = Finding(name, why=("has no value in the sample: stays missing",))
+                return None, "", None
             if not dead:
                 self._warnings += trial.warnings()
                 return mapping, toml.text, trial
@@ -451,7 +472,11 @@ class _Explainer:
                         self._refused[place] = f"holds another quantity in each row (see {column.name!r:.60})"
         if not any(findings[name].section for name in METRIC_COLUMNS):
             nameless = [
-                c for c in sample.columns if c.place in facts and facts[c.place].is_number and not self._said[c.place]
+                c
+                for c in sample.columns
+                if c.place in facts
+                and facts[c.place].is_number
+                and ((says := self._said[c.place]) is None or says.role == "server")
             ]
             if len(nameless) >= 3 and sample.has_header and time.columns and not findings[SERVER_NAME].columns:
                 self._warnings.append(
@@ -518,7 +543,8 @@ def _meanings(sample: Sample) -> tuple[list[Meaning | None], str]:
     around = []
     for column in looked_at:
         says = said[column.place]
-        coded = codes_of(column.cells) if (says is None or says.role == "metric") else None
+        hint = says is None or says.role == "metric" or (says.role == "server" and says.strength == 1)
+        coded = codes_of(column.cells) if hint else None
         if coded is not None and len(coded[0]) == 1 and len(coded[0][0]) <= 80:
             around.append(coded[0][0])
     for context in (*around, re.sub(r"\..*", "", sample.file.path.name)):
@@ -540,6 +566,8 @@ def _subjects(context: str) -> tuple[str, ...]:
 
 
 def _time_finding(time: TimeGuess) -> Finding:
+    if not time.section:
+        return Finding(TIMESTAMP, why=time.why)
     confidence: Confidence = (
         "sure" if time.confidence == "sure" else "likely" if time.confidence == "likely" else "guess"
     )

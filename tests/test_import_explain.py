@@ -199,6 +199,28 @@ def test_vmstat_with_its_line_of_groups_is_read(tmp_path):
     assert found(explanation)["disk_io_mb_s"]["unit"] == "KB/s"
 
 
+def test_dstat_with_its_lines_of_groups_is_read(tmp_path):
+    groups = '"Dstat 0.7.4 CSV output"\n"Host:","web1",,,"User:","root"\n\n"epoch","total cpu usage",,,,"dsk/total",\n'
+    header = [f'"{name}"' for name in ("epoch", "usr", "sys", "idl", "wai", "read", "writ")]
+    idle = [round(97 - value, 2) for value in CPU]
+    disks = [[value * 1024 for value in values] for values in (READ, WRITE)]
+    text = groups + table(",", header, epochs(), CPU, 1.0, idle, 3.0, *disks)
+    explanation = round_trip(saved(tmp_path, text), tmp_path, cpu_pct=CPU, disk_io_mb_s=DISK_MB)
+    assert explanation.form["skip_lines"] == 4
+    assert found(explanation)["cpu_pct"] == {"columns": ["idl", "wai"], "unit": "percent_idle"}
+
+
+def test_proxmox_writes_two_words_as_one_and_that_is_read(tmp_path):
+    header = ["time", "cpu", "maxcpu", "mem", "maxmem", "diskread", "diskwrite", "netin"]
+    disks = [[value * 10_240 for value in values] for values in (READ, WRITE)]
+    text = table(",", header, epochs(), [c / 100 for c in CPU], 4, [int(m * 8e7) for m in MEM], 8e9, *disks, 1)
+    explanation = round_trip(
+        saved(tmp_path, text), tmp_path, cpu_pct=CPU, mem_pct=MEM, disk_io_mb_s=[10 * value for value in DISK_MB]
+    )
+    assert found(explanation)["mem_pct"] == {"column": "mem", "of": "maxmem"}
+    assert "network" in dict(explanation.unused)["netin"]
+
+
 def test_windows_performance_counters_are_read_with_the_host_and_zone_of_the_header(tmp_path):
     header = [
         '"(PDH-CSV 4.0) (W. Europe Standard Time)(-60)"',
@@ -556,6 +578,26 @@ def test_three_date_formats_in_one_column_are_named(tmp_path):
     assert len(frame) >= ROWS // 3
 
 
+def test_times_without_a_year_are_refused_rather_than_counted_from_a_placeholder(tmp_path):
+    source = saved(tmp_path, table(",", ["time", "host", "cpu_pct"], moments("%d-%m %H:%M:%S"), "s1", CPU))
+    explanation = explain(source)
+    assert explanation.mapping is None and confidence(explanation)["timestamp"] == "not found"
+    assert explanation.fault is not None and "No times can be read" in explanation.fault.what
+    assert confidence(explanation)["cpu_pct"] == "sure"
+
+
+def test_rows_of_several_servers_without_times_cannot_be_counted(tmp_path):
+    text = table(",", ["host", "cpu_percent"], ["s1", "s2"] * (ROWS // 2), CPU)
+    explanation = explain(saved(tmp_path, text))
+    assert explanation.mapping is None and "several servers cannot be counted" in explanation.fault.what
+
+
+def test_large_numbers_of_no_telling_name_are_no_times(tmp_path):
+    text = table(",", ["cpu_percent", "total"], CPU, 4_000_000_000)
+    explanation = explain(saved(tmp_path, text))
+    assert set(found(explanation)["timestamp"]) == {"start", "interval_minutes"}
+
+
 def test_seconds_since_an_unknown_beginning_get_a_placeholder_as_origin(tmp_path):
     text = table(",", ["timestamp", "vm_id", "cpu_percent"], [300 * i for i in range(ROWS)], "vm-a", CPU)
     explanation = explain(saved(tmp_path, text))
@@ -728,6 +770,7 @@ def test_files_in_which_no_table_can_be_seen_are_refused_with_the_reason(tmp_pat
     refused(saved(tmp_path, b"", "a.csv"), "no rows")
     refused(saved(tmp_path, b"\n\n \n", "b.csv"), "no rows")
     refused(saved(tmp_path, "time,cpu_pct\n", "c.csv"), "no rows")
+    refused(saved(tmp_path, '"\n', "quotes.csv"), "no rows")
     refused(saved(tmp_path, rng.bytes(50_000), "d.csv"), "binary")
     refused(saved(tmp_path, b"PK\x03\x04" + rng.bytes(100), "e.csv"), "spreadsheet")
     refused(saved(tmp_path, '{"a": [1, 2]}\n', "f.csv"), "JSON")
@@ -917,7 +960,17 @@ def test_names_of_tools_and_languages_are_understood(name, role, unit):
 
 
 @pytest.mark.parametrize(
-    "name", ["swap_used_percent", "disk_used_percent", "network_bytes_in", "load_avg_5", "cpu_temp", "iops"]
+    "name",
+    [
+        "swap_used_percent",
+        "disk_used_percent",
+        "cpu0",
+        "Processor 1 (raw)",
+        "network_bytes_in",
+        "load_avg_5",
+        "cpu_temp",
+        "iops",
+    ],
 )
 def test_what_is_only_near_to_a_metric_is_none(name):
     said = meaning(name)
