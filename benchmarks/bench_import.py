@@ -27,7 +27,8 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
 ROOT = Path(__file__).resolve().parent.parent
-STEP_US = 300_000_000
+STEP_US = 300_000_000  # 5 minutes
+ONE_SERVER_STEP_US = 1_000_000  # 40 million times 5 minutes would be 380 years
 START_US = 1_767_225_600_000_000
 PIECE_ROWS = 1 << 20
 Order = Literal["by_server", "by_time", "shuffled_times"]
@@ -57,7 +58,7 @@ def pieces(rows: int, servers: int, order: Order) -> Iterator[pa.Table]:
         if order == "shuffled_times":
             step = step * 7_919 % per_server  # a prime: neighbours lie far apart, and none is there twice by chance
         values = {name: rng.random(len(place), np.float32) * 100 for name in ("cpu_pct", "mem_pct", "disk_io_mb_s")}
-        moments = pa.array(START_US + step * STEP_US, pa.timestamp("us"))
+        moments = pa.array(START_US + step * (STEP_US if servers > 1 else ONE_SERVER_STEP_US), pa.timestamp("us"))
         hosts = pa.DictionaryArray.from_arrays(pa.array(server.astype(np.int32)), names)
         yield pa.table({"timestamp": moments, "server_name": hosts, **values})
 
