@@ -107,15 +107,19 @@ def run_demo(
 
 # --------------------------------------------------------------------------------------------------------------- stages
 def prepare_fleet(settings: Settings, children: ChildProcesses) -> Fleet:
-    """Use the generated fleet in `data_dir`, or generate the default one.
+    """Use the generated fleet in `data_dir`, or generate the default one; also where another version made it.
 
     Raises
     ------
     DataFileError
         If there is data that was not generated: it cannot go on live, and it is not overwritten.
     """
+    from fleet_simulation import SIMULATION_VERSION
+
     data, made = settings.data_dir / DATA_FILE, False
-    if not data.is_file():
+    info = read_json(settings.data_dir / DATA_INFO)
+    outdated = info.get("source") == "generated" and info.get("simulation_version") != SIMULATION_VERSION
+    if outdated or not data.exists():
         _run(children, "generate", "--out_dir", str(settings.data_dir))
         shutil.rmtree(DEMO_HISTORY, ignore_errors=True)  # rows of a fleet that is no more
         made = True
@@ -136,7 +140,7 @@ def prepare_model(settings: Settings, fleet: Fleet, children: ChildProcesses, co
     from data_validator import DataValidator
 
     latest = settings.models_dir / "latest"
-    if latest.is_dir():
+    if latest.is_dir() and not fleet.made:
         valid, _ = DataValidator().validate_model_compatibility(latest)
         known = read_json(latest / SERVER_MAPPING).get("name_to_id", {})
         if valid and set(fleet.profiles) <= set(known):

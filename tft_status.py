@@ -42,13 +42,15 @@ def read_status(settings: Settings) -> dict[str, Any]:
 
 def _data(folder: Path) -> dict[str, Any]:
     path = folder / DATA_FILE
-    if not path.is_file():
+    if not path.exists():
         return {"ok": False, "path": str(path), "problem": "not there yet"}
     info = read_json(folder / DATA_INFO)
     known: dict[str, Any] = {
         key: info[key] for key in ("rows", "servers", "start", "end", "source", "scenario") if key in info
     }
-    return {"ok": True, "path": str(path), "megabytes": round(path.stat().st_size / 1e6, 1), **known}
+    parts = path.rglob("*.parquet") if path.is_dir() else [path]  # partitioned data is a folder
+    size = sum(part.stat().st_size for part in parts)
+    return {"ok": True, "path": str(path), "megabytes": round(size / 1e6, 1), **known}
 
 
 def _model(folder: Path) -> dict[str, Any]:
