@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
@@ -20,7 +21,8 @@ import pyarrow.parquet as pq
 from contract_parquet import unreadable
 from data_contract import DataFileError
 from explain_layout import LINES_TO_JUDGE, decimal_of, layout_of, separator_of, split_lines
-from import_sources import DOCUMENT, SourceFile
+from import_mapping import parse_mapping
+from import_sources import DOCUMENT, SourceFile, find_files
 
 HEAD_BYTES: Final = 4 << 20
 _PLACE_BYTES: Final = 256 << 10  # at each of the places further on
@@ -46,6 +48,12 @@ _OTHER_KINDS: Final = {
     b"\x89PNG": "a picture",
     b"\x7fELF": "a program",
     b"\x89HDF": "an HDF5 file: write it as Parquet",
+}
+_OPENED: Final = 5  # files of a folder that are opened to find one with rows
+_PROBE: Final[dict[str, Any]] = {  # fits anything: only what files are called matters
+    "time": {"start": datetime(2000, 1, 1, tzinfo=timezone.utc), "interval_minutes": 5},
+    "server": {"name": "probe"},
+    "metrics": {"cpu_pct": {"column": 1}},
 }
 
 
@@ -170,6 +178,48 @@ def no_table(path: str | os.PathLike[str], reason: str) -> DataFileError:
         fix="Check that the file is whole and is CSV (or other separated text, also .gz, .bz2, .zst) or Parquet.",
         document=DOCUMENT,
     )
+
+
+# --------------------------------------------------------------------------------------------------------------- files
+def find_data(paths: Sequence[Path]) -> tuple[list[SourceFile], str | None]:
+    """Data files, and the pattern that finds them if the usual endings do not."""
+    try:
+        return find_files(paths, parse_mapping(_PROBE))[0], None
+    except DataFileError:
+        folders = [path for path in paths if path.is_dir()]
+        ending = _usual_ending(folders)
+        if ending is None or not all(path.exists() for path in paths):
+            raise
+        pattern = rf".+{re.escape(ending)}" if ending else r"[^.]+"
+        return find_files(paths, parse_mapping({**_PROBE, "source": {"file_pattern": pattern}}))[0], pattern
+
+
+def _usual_ending(folders: Sequence[Path]) -> str | None:
+    """The most usual ending of the files in some folders; None without files."""
+    endings = Counter(
+        Path(name).suffix
+        for folder in folders
+        for _, _, names in os.walk(folder)
+        for name in names
+        if not name.startswith((".", "_"))
+    )
+    return endings.most_common(1)[0][0] if endings else None
+
+
+def first_with_rows(files: Sequence[SourceFile], source: str, interesting: Callable[[str], bool]) -> Sample:
+    """Sample of the first file that has rows."""
+    fault: DataFileError | None = None
+    for file in files[:_OPENED]:
+        try:
+            sample = read_sample(file, interesting)
+        except DataFileError as error:
+            fault = fault or error
+            continue
+        if sample is not None and sample.rows:
+            return sample
+    if fault is not None:
+        raise fault
+    raise no_table(source, "there are no rows in it" if len(files) == 1 else "the first files have no rows")
 
 
 # ------------------------------------------------------------------------------------------------------------- Parquet

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any, Final
@@ -19,6 +19,7 @@ from import_mapping import CLIP_UP_TO, Layout, Mapping, load_preset, presets
 from import_report import Tally
 from import_sources import Binding, SourceFile, bind
 
+_OTHERS_OPENED: Final = 20
 _GENERIC: Final = ("contract", "csv")  # fit many sources by their usual names
 
 
@@ -138,6 +139,23 @@ def _tried(binding: Binding, rows: int, cells: dict[int, pa.Array], tally: Tally
         values[bound.metric], _ = metric_values(parts, capacity, bound.metric, bound.section, layout.source, tally)
     readable = float(keep.mean()) if rows else 0.0
     return Trial(layout, rows, readable, values, tally, binding.state is not None, binding.profile is not None)
+
+
+def misfits(files: Sequence[SourceFile], sampled: SourceFile, mapping: Mapping) -> Iterator[str]:
+    """Which of the first files beside the sampled one a mapping does not fit."""
+    others = [file for file in files if file.path != sampled.path][:_OTHERS_OPENED]
+    faults = []
+    for file in others:
+        try:
+            bind(file, mapping)
+        except ProductError as error:
+            faults.append((file.path.name, error.what.splitlines()))
+    if faults:
+        name, reason = faults[0]
+        yield (
+            f"the mapping does not fit {len(faults)} of {len(others)} other files that were opened, e.g. {name}: "
+            f"{' '.join(line.strip() for line in reason[1:2]) or reason[0]}; import those with a mapping of their own"
+        )
 
 
 # ------------------------------------------------------------------------------------------------------------- presets

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
@@ -32,23 +31,17 @@ from data_contract import (
 from explain_keys import guess_profile, guess_server, guess_state, server_pattern
 from explain_metrics import found_any, guess_metrics
 from explain_names import Meaning, meaning, meanings, words
-from explain_sample import Sample, no_table, read_sample
+from explain_sample import Sample, find_data, first_with_rows
 from explain_times import TimeGuess, guess_time
 from explain_toml import mapping_toml
 from explain_tools import CPU, DISK, LATENCY, MEMORY
-from explain_trial import PresetFit, Trial, best_preset, try_mapping
+from explain_trial import PresetFit, Trial, best_preset, misfits, try_mapping
 from explain_values import Confidence, Facts, Finding, codes_of, facts_of, joined, rows_in_order, typical_step
 from import_cells import NO_TIME, Integers
-from import_mapping import PRESETS_FOLDER, Mapping, SourceSection, parse_mapping
-from import_sources import DOCUMENT, SourceFile, find_files
+from import_mapping import PRESETS_FOLDER, Mapping, SourceSection
+from import_sources import DOCUMENT, SourceFile
 
-_OPENED: Final = 5  # files of a folder that are opened to find one with rows
 _UNUSED_SHOWN: Final = 20
-_PROBE: Final[dict[str, Any]] = {  # fits anything: only what files are called matters
-    "time": {"start": datetime(2000, 1, 1, tzinfo=timezone.utc), "interval_minutes": 5},
-    "server": {"name": "probe"},
-    "metrics": {"cpu_pct": {"column": 1}},
-}
 
 
 @dataclass(frozen=True)
@@ -197,8 +190,8 @@ def explain(paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) ->
         If nothing can be read there.
     """
     listed = [Path(paths)] if isinstance(paths, (str, os.PathLike)) else [Path(path) for path in paths]
-    files, pattern = _files(listed)
-    sample = _first_with_rows(files, str(listed[0]))
+    files, pattern = find_data(listed)
+    sample = first_with_rows(files, str(listed[0]), lambda name: meaning(name) is not None)
     return _Explainer(tuple(map(str, listed)), files, pattern, sample).explained()
 
 
@@ -229,48 +222,6 @@ def write_mapping(path: str | os.PathLike[str], explanation: Explanation, *, for
             fix="Choose another folder or free some space; without --write the mapping is printed.",
             document=DOCUMENT,
         ) from error
-
-
-# --------------------------------------------------------------------------------------------------------------- files
-def _files(paths: Sequence[Path]) -> tuple[list[SourceFile], str | None]:
-    """Data files, and the pattern that finds them if the usual endings do not."""
-    try:
-        return find_files(paths, parse_mapping(_PROBE))[0], None
-    except DataFileError:
-        folders = [path for path in paths if path.is_dir()]
-        ending = _usual_ending(folders)
-        if ending is None or not all(path.exists() for path in paths):
-            raise
-        pattern = rf".+{re.escape(ending)}" if ending else r"[^.]+"
-        return find_files(paths, parse_mapping({**_PROBE, "source": {"file_pattern": pattern}}))[0], pattern
-
-
-def _usual_ending(folders: Sequence[Path]) -> str | None:
-    """The most usual ending of the files in some folders; None without files."""
-    endings = Counter(
-        Path(name).suffix
-        for folder in folders
-        for _, _, names in os.walk(folder)
-        for name in names
-        if not name.startswith((".", "_"))
-    )
-    return endings.most_common(1)[0][0] if endings else None
-
-
-def _first_with_rows(files: Sequence[SourceFile], source: str) -> Sample:
-    """Sample of the first file that has rows."""
-    fault: DataFileError | None = None
-    for file in files[:_OPENED]:
-        try:
-            sample = read_sample(file, lambda name: meaning(name) is not None)
-        except DataFileError as error:
-            fault = fault or error
-            continue
-        if sample is not None and sample.rows:
-            return sample
-    if fault is not None:
-        raise fault
-    raise no_table(source, "there are no rows in it" if len(files) == 1 else "the first files have no rows")
 
 
 # ---------------------------------------------------------------------------------------------------------- explaining
@@ -403,7 +354,7 @@ class _Explainer:
                         findings[name] = Finding(name, why=("has no value in the sample: stays missing",))
                 return None, "", None
             if not dead:
-                self._warnings += trial.warnings()
+                self._warnings += [*trial.warnings(), *misfits(self._files, self._sample.file, mapping)]
                 return mapping, toml.text, trial
             for name in dead:
                 for place in findings[name].columns:

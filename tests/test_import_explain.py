@@ -697,6 +697,13 @@ def test_a_folder_of_files_with_unusual_endings_is_found_by_a_pattern(tmp_path):
     assert sorted(frame["server_name"].unique()) == ["a1", "b2"]
 
 
+def test_other_files_of_a_folder_that_do_not_fit_are_named(tmp_path):
+    saved(tmp_path, table(",", ["time", "cpu_percent"], epochs(), CPU), "mixed/a.csv")
+    saved(tmp_path, table(",", ["time", "mem_percent"], epochs(), MEM), "mixed/b.csv")
+    warnings = explain(tmp_path / "mixed").warnings
+    assert any("does not fit 1 of 1 other files" in warning and "b.csv" in warning for warning in warnings)
+
+
 def test_files_of_one_name_in_several_folders_are_warned_of(tmp_path):
     for name in ("a1", "b2"):
         saved(tmp_path, table(",", ["time", "cpu_percent"], epochs(), CPU), f"hosts/{name}/metrics.csv")
