@@ -86,8 +86,6 @@ class Sample:
         Of text, in the file; 0 if it is not known.
     encoding, separator, has_header, skip_lines, decimal
         How text is to be read, in the words of a mapping's `[source]`.
-    header_lines : int
-        Lines from the beginning to the first row.
     warnings : tuple of str
         What is odd about the file.
     """

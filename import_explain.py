@@ -159,7 +159,8 @@ class Explanation:
         """The error to end with if nothing can be imported."""
         if self.mapping is not None:
             return None
-        seen = joined([f"{name!r:.60}: {why}" for name, why in self.unused], 6)
+        seen = "; ".join(f"{name!r:.60} {why}" for name, why in self.unused[:6])
+        seen += f"; and {self.unused_in_all - 6:,} more" if self.unused_in_all > 6 else ""
         time = self.findings[0]
         if not time.section and found_any({f.field: f for f in self.findings if f.field in METRIC_COLUMNS}):
             return ImportMappingError(
@@ -168,7 +169,7 @@ class Explanation:
                 fix="Write a mapping file with `time.format` for these times, or export them as ISO 8601 with year.",
             )
         return ImportMappingError(
-            f"No metric was found in {self.source}; its columns are {seen or 'none that can be read'}.",
+            f"No metric was found in {self.source}: {seen or 'no column can be read'}.",
             why="CPU, memory, disk I/O and latency must be recognised by their names; a guess at numbers alone would "
             "invent what nobody measured.",
             fix="If you know which column is which metric, write a mapping file and give it with --mapping: columns "
@@ -275,8 +276,7 @@ class _Explainer:
         used = {place for finding in findings.values() for place in finding.columns}
         unused = [(c.name, self._why_unused(c.place, facts)) for c in sample.columns if c.place not in used]
         known = time.times[time.times != NO_TIME]
-        evidence = {name: facts[f.columns[0]].told() for name, f in metrics.findings.items() if f.columns}
-        evidence |= trial.evidence() if trial is not None else {}
+        evidence = trial.evidence() if trial is not None else {}
         counted = len(self._files) if server.section == {"from_file_name": True} or not server.columns else 0
         folder = server.columns and sample.names[server.columns[0]] in sample.file.constants
         if folder:
