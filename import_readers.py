@@ -188,6 +188,8 @@ class ParquetSource:
 
 def _refuse_large_footer(path: Path) -> None:
     """Opening a file takes time and memory for every column of every row group."""
+    if path.stat().st_size < 12:  # no Parquet, as will be told
+        return
     with path.open("rb") as stream:
         stream.seek(-8, os.SEEK_END)
         footer = int.from_bytes(stream.read(4), "little")
@@ -252,8 +254,8 @@ class CsvSource:
         places = [place for place in wanted if place < self._width]
         keys = [str(place) for place in places]
         arrow_separator = self._arrow_separator()
-        size = max(self._path.stat().st_size, 1)
         try:
+            size = max(self._path.stat().st_size, 1)
             with self._path.open("rb") as raw:
                 stream: Any = _decompressed(raw)
                 encoding = self._section.encoding

@@ -15,7 +15,7 @@ from urllib.parse import unquote
 
 import pyarrow as pa
 
-from data_contract import DataFileError, ImportMappingError, shorten
+from data_contract import INCIDENTS_FILE, DataFileError, ImportMappingError, shorten
 from import_mapping import FILE_NAME, Layout, Mapping, MetricSection
 from import_readers import (
     COMPRESSED_ENDINGS,
@@ -119,7 +119,7 @@ def _wanted(path: Path, mapping: Mapping) -> bool:
         endings = {"csv": CSV_ENDINGS, "parquet": PARQUET_ENDINGS}.get(
             layout.source.format, CSV_ENDINGS + PARQUET_ENDINGS
         )
-        if re.fullmatch(pattern, path.name) if pattern else name.endswith(endings):
+        if re.fullmatch(pattern, path.name) if pattern else name.endswith(endings) and name != INCIDENTS_FILE:
             return True
     return False
 

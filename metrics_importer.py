@@ -29,6 +29,7 @@ from data_contract import (
     DATA_FILE,
     DATA_INFO,
     GENERIC_PROFILE,
+    INCIDENTS_FILE,
     METRIC_COLUMNS,
     PROFILE,
     SERVER_MAPPING,
@@ -324,7 +325,8 @@ def _work_folder(out_dir: Path) -> Iterator[Path]:
     """
     absent = [folder for folder in (out_dir, *out_dir.parents) if not folder.exists()]
     try:
-        with written_together(out_dir, (SERVER_MAPPING, DATA_INFO, DATA_FILE)) as aside:
+        # The ground truth of a made-up fleet is none of what replaces it.
+        with written_together(out_dir, (SERVER_MAPPING, DATA_INFO, DATA_FILE), (INCIDENTS_FILE,)) as aside:
             yield aside
     except ProductError:
         raise

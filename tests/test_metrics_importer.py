@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from import_helpers import BITBRAINS_HEADER, PLAIN, THREE_FILES, mapping, refused, run, run_file, times
 from rich.console import Console
 
-from data_contract import DATA_INFO, METRIC_COLUMNS, DataFileError, ImportMappingError
+from data_contract import DATA_INFO, INCIDENTS_FILE, METRIC_COLUMNS, DataFileError, ImportMappingError
 from import_mapping import DURATION_UNITS, PERCENT_UNITS, RATE_UNITS, SHARE_UNITS, TIME_UNITS, Layout
 from import_report import RULES, ImportReport
 from metrics_importer import (
@@ -615,6 +615,7 @@ def test_an_import_of_which_no_row_is_left_is_refused_with_the_reasons(tmp_path)
         ("sheet.csv", b"PK\x03\x04" + b"x" * 99, "spreadsheet"),
         ("cut.csv.gz", gzip.compress(b"time,host,cpu\n" + os.urandom(9999))[:-900], "cut.csv.gz"),
         ("text.parquet", b"time,host,cpu\n2026-01-01,a,1\n", "does not begin like Parquet"),
+        ("cut.parquet", b"PAR1", "cannot be read as Parquet"),
         ("cut.parquet", b"PAR1" + b"\x15\x04" * 200, "cannot be read as Parquet"),
     ],
 )
@@ -664,6 +665,16 @@ def test_an_import_over_an_earlier_one_replaces_all_three_files(tmp_path):
     assert {path.name for path in (tmp_path / "out").iterdir()} == {*THREE_FILES, "mine.txt"}
     assert list(ServerEncoder(tmp_path / "out" / "server_mapping.json").name_to_id) == ["b"]
     assert json.loads((tmp_path / "out" / DATA_INFO).read_text())["servers"] == 1
+
+
+def test_the_ground_truth_of_a_made_up_fleet_is_neither_imported_nor_left_beside_real_data(tmp_path):
+    run(tmp_path, "time,host,cpu\n2026-01-01,a,5\n")
+    pq.write_table(pa.table({"server": ["a"], "cause": ["leak"]}), tmp_path / "out" / INCIDENTS_FILE)
+    report = import_files(tmp_path / "out", load_preset("contract"), tmp_path / "copy")
+    assert (report.rows_in, report.rows_out) == (1, 1)
+    assert (tmp_path / "out" / INCIDENTS_FILE).exists()
+    run_file(tmp_path / "source.csv", mapping(PLAIN), tmp_path / "out")  # looks at what is in the folder
+    assert not (tmp_path / "out" / INCIDENTS_FILE).exists()
 
 
 def test_a_target_that_cannot_be_written_is_refused_and_what_was_there_stays(tmp_path):
