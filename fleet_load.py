@@ -31,8 +31,10 @@ _FLOORS: Final = np.array([0.05, 0.3, 0.001], np.float32)  # below these, quanti
 _HIGHEST_CPU: Final = 84.0
 _HIGHEST_CPU_OF: Final = {"ml_compute": 96.5}
 _HIGHEST_MEMORY: Final = 88.0
+_NOT_IDLE: Final = 4.0
+_BUSY: Final = 50.0  # machines that reach this much CPU sway when they are at their highest
 
-_JITTER: Final = (0.05, 0.1, 0.1)  # spread of the logarithm by which a server's level differs from its archetype's
+_JITTER: Final = (0.0, 0.1, 0.1)  # spread of the logarithm by which a server's level differs from its archetype's
 _WOBBLE: Final = np.float32(8e-6)
 _TIER_SHARE: Final = 0.06  # share of the quick noise that all servers of a role have in common
 _LATENCY_MEMORY: Final = 0.7
@@ -85,6 +87,7 @@ class Load:
         self._wobble = np.rint(machines.wobble).astype(np.float32)
         quantiles = machines.quantiles
         daily, hourly = machines.daily, machines.hourly
+        self._highest = np.where(quantiles[:, _CPU, -1] > _BUSY, quantiles[:, _CPU, -1], 100)[:, None]
         # Between two knots values are interpolated on a logarithmic scale: what lies beyond the usual is rare.
         self._table = np.log(quantiles + _FLOORS[None, :, None]).transpose(1, 0, 2).copy()
         hourly = np.minimum(hourly, 0.95 - daily)
@@ -125,6 +128,12 @@ class Load:
                     for place in range(len(NOISES)):
                         score = score + weights[:, metric, place, None] * kinds[place][source]
             values.append(self._translate(metric, score, rng))
+        # A machine that is as busy as it may be still sways.
+        highest = self._highest * (1 - np.float32(0.015) * np.minimum(np.abs(fading[3]), 2))
+        values[_CPU] = np.where(values[_CPU] > highest, self._in_steps(_CPU, highest), values[_CPU])
+        # One that is not idle never reads the same for hours: the last step of its value is noise.
+        step = np.rint(np.float32(0.7) * white[_MEM]) * self._quantum[:, _CPU, None]
+        values[_CPU] = np.where(values[_CPU] > _NOT_IDLE, np.minimum(values[_CPU] + step, self._highest), values[_CPU])
         return NormalLoad(values[_CPU], values[_MEM], values[_DISK], fading[3], rhythm)
 
     def _translate(self, metric: int, score: Floats, rng: np.random.Generator) -> Floats:
@@ -135,13 +144,18 @@ class Load:
         row = np.arange(self._n)[:, None]
         low = table[row, place - 1]
         logs = low + (table[row, place] - low) * share
-        quantum = self._quantum[:, metric, None]
-        values: Floats = np.rint((np.exp(logs) - _FLOORS[metric]) / quantum) * quantum
+        values = self._in_steps(metric, np.exp(logs) - _FLOORS[metric])
         if metric == _MEM:  # sums of many readings are all but equal
             values = values * (
                 1 - _WOBBLE * np.floor(rng.random(score.shape, dtype=np.float32) * self._wobble[:, 1, None])
             )
         return np.maximum(values, 0)
+
+    def _in_steps(self, metric: int, values: Floats) -> Floats:
+        """Values in each server's smallest steps."""
+        quantum = self._quantum[:, metric, None]
+        stepped: Floats = np.rint(values / quantum) * quantum
+        return stepped
 
     def _draw_overlapping(self, rng: np.random.Generator) -> Floats:
         """Noise of variance 1 of which each step shares half with the next, (channels, servers, steps)."""

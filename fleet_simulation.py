@@ -229,16 +229,19 @@ class FleetSimulator:
 
     def _pressed(self, metric: int, calm: Floats, pressure: Floats, overlay: Overlay, sway: Floats) -> Floats:
         """Values under pressure: kept below the threshold without an incident, driven beyond it by one."""
-        calm = np.minimum(calm, _CALM * self._limit[metric])
-        target = np.where(overlay.near, _CALM * self._limit[metric], self._target[metric])
+        swing = np.clip(np.abs(sway), 0, 2)
+        ceiling = _CALM * self._limit[metric] * (1 - 0.03 * swing)  # no value stays the same for hours
+        calm = np.minimum(calm, ceiling)
+        beyond = np.abs(self._target[metric] - self._limit[metric])
+        # At its height it sways, but never back below the threshold.
+        height = self._target[metric] - 0.4 * swing * (beyond if metric >= _DISK else np.minimum(beyond, 3))
+        target = np.where(overlay.near, ceiling, height)
         if metric == _DISK:  # most disks are nearly idle: a little pressure is a little in MB/s
             pressure = pressure**3
         if metric == _LATENCY:  # waiting multiplies
             driven = calm * (np.maximum(target, calm) / np.maximum(calm, 0.1)) ** pressure
         else:
-            # At the height it sways, but never back below the threshold.
-            sway = np.clip(np.abs(sway), 0, 2) * np.clip(np.abs(target - self._limit[metric]) * 0.4, 0, 1.2)
-            driven = calm + np.maximum(target - sway * pressure - calm, 0) * pressure
+            driven = calm + np.maximum(target - calm, 0) * pressure
         upper = 100.0 if metric in {_CPU, _MEM} else np.inf
         return np.where(pressure > 0, np.minimum(driven, upper), calm)
 

@@ -127,8 +127,9 @@ class Measured:
             return {key: target[key] + share * (wanted[key] - got[key]) for key in target}
 
         moved = {name: corrected(name) for name in ("daily", "hourly", "remembered", "of_changes", "of_rests")}
-        # Disks stand still and leap: their autocorrelation is that of the leaps, and following it spoils the rest.
-        moved["remembered"]["disk_io_mb_s"] = real.remembered["disk_io_mb_s"]
+        # CPU and disks stand still and leap: their autocorrelation is that of the leaps, and following it spoils the rest.
+        for metric in ("cpu_pct", "disk_io_mb_s"):
+            moved["remembered"][metric] = real.remembered[metric]
         return replace(self, **moved)
 
 
