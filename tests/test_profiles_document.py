@@ -16,6 +16,7 @@ from config import default_threshold
 from data_contract import METRIC_COLUMNS, NAME_FORMATS, VALID_PROFILES, VALID_STATES
 from fleet_archetypes import archetypes
 from fleet_incidents import LEAST_LEAD, LONGEST_LEAD, EventBook
+from fleet_load import draw_machines
 from fleet_rhythm import Rhythms
 from fleet_roles import CAUSES, ROLES
 from fleet_states import StateBook
@@ -94,6 +95,19 @@ def test_the_thresholds_are_those_as_shipped():
 def test_the_number_of_measured_machines_is_that_of_the_file():
     machines = sum(len(each.quantum) for each in archetypes().values())
     assert f"statistics of {machines} real machines" in TEXT
+
+
+def test_cpu_and_memory_are_capped_as_told():
+    cpu, ml, memory = map(
+        float, re.search(r"capped at ([\d.]+) % \(`ml_compute`: ([\d.]+) %\) and memory at ([\d.]+) %", TEXT).groups()
+    )
+    profiles = list(VALID_PROFILES) * 60
+    machines, _ = draw_machines(profiles, np.random.default_rng(1))
+    learning = np.array([profile == "ml_compute" for profile in profiles])
+    highest = machines.quantiles[:, :2, -1]
+    told = [cpu, ml, memory]
+    found = [highest[~learning, 0].max(), highest[learning, 0].max(), highest[:, 1].max()]
+    assert all(limit * 0.95 < value <= limit for limit, value in zip(told, found, strict=True)), found
 
 
 # --------------------------------------------------------------------------------------------------------------- hours
