@@ -35,10 +35,10 @@ _GENTLE: Final = 0.12  # how far a metric is driven at most within the least lea
 
 # How hard each cause presses on CPU, memory, disk and latency when it has built up; 1 leads beyond the threshold.
 _PRESSURE: Final[dict[str, tuple[float, float, float, float]]] = {
-    "memory_leak": (0.08, 1.0, 0.05, 0.45),
-    "disk_saturation": (0.2, 0.05, 1.0, 0.5),
-    "traffic_surge": (1.0, 0.35, 0.1, 0.55),
-    "runaway_batch": (1.0, 0.5, 0.3, 0.4),
+    "memory_leak": (0.08, 1.0, 0.05, 0.25),
+    "disk_saturation": (0.2, 0.05, 1.0, 0.3),
+    "traffic_surge": (1.0, 0.35, 0.1, 0.35),
+    "runaway_batch": (1.0, 0.5, 0.3, 0.25),
     "cascading_dependency": (0.3, 0.1, 0.05, 1.0),
     "sudden_failure": (0.0, 0.0, 0.0, 1.0),
 }
@@ -121,15 +121,17 @@ class EventBook:
     ----------
     profiles : list of str
         Of each server.
+    busy : array of bool, shape (servers,)
+        Which servers do visible work: more befalls them.
     rng : Generator
         Draws what does not change: leaky software, days of maintenance, which web server asks which database.
     """
 
-    def __init__(self, profiles: list[str], rng: np.random.Generator) -> None:
+    def __init__(self, profiles: list[str], busy: Mask, rng: np.random.Generator) -> None:
         self._n = len(profiles)
         self._profiles = np.array([VALID_PROFILES.index(profile) for profile in profiles])
         roles = [ROLES[profile] for profile in profiles]
-        self._rate = np.array([role.incidents_per_day for role in roles])
+        self._rate = np.array([role.incidents_per_day for role in roles]) * np.where(busy, 1.8, 0.6)
         self._causes = np.cumsum([np.array(role.causes) / sum(role.causes) for role in roles], axis=1)
         # Leaks come with the software: a third of the servers have three times as many, the others none.
         self._leaks = np.array([role.leaks_per_day for role in roles]) * 3 * (rng.random(self._n) < 1 / 3)
@@ -216,6 +218,11 @@ class EventBook:
         size, bend = float(rng.uniform(0.3, 0.9)), float(rng.uniform(0.8, 1.8))
         stairs = int(rng.integers(2, 6)) if cause == "runaway_batch" else 0
         others = rng.random(self._n)
+        by_day, hour = rng.random() < 0.85, float(np.clip(rng.normal(12.5, 3.5), 5, 22))
+        if cause == "traffic_surge" and by_day:  # people are awake
+            begin = first + int(hour * STEPS_PER_HOUR)
+        if cause == "memory_leak":  # slow by nature
+            build = int(LONGEST_LEAD * (build / LONGEST_LEAD) ** 0.4)
         if cause == "sudden_failure":
             yield Event(server, cause, cause, begin, build=0, hold=1, down=max(down, 2), back=back)
             return
@@ -224,9 +231,9 @@ class EventBook:
             return
         yield Event(server, cause, cause, begin, build, hold, down, back, 1.0, bend, stairs)
         if cause == "traffic_surge":  # the rest of the tier feels it
-            mates = np.flatnonzero((self._profiles == self._profiles[server]) & (others < 0.3))
+            mates = np.flatnonzero((self._profiles == self._profiles[server]) & (others < 0.2))
             for mate in mates[mates != server]:
-                yield Event(int(mate), NEAR_MISS, cause, begin, build, hold, 0, back, float(others[mate]) * 2, bend)
+                yield Event(int(mate), NEAR_MISS, cause, begin, build, hold, 0, back, float(others[mate]) * 4, bend)
         elif cause == "cascading_dependency" and self.database_of_web is not None:
             for place in np.flatnonzero(self.database_of_web == server):
                 web = int(self.web[place])
@@ -301,7 +308,7 @@ def _lay(event: Event, first: int, overlay: Overlay) -> None:
 
 def _self_check() -> None:
     profiles = ["web_api"] * 30 + ["database"] * 10
-    book = EventBook(profiles, np.random.default_rng(1))
+    book = EventBook(profiles, np.ones(40, np.bool_), np.random.default_rng(1))
     kinds: set[str] = set()
     for number in range(40):
         today = date.fromordinal(date(2026, 1, 5).toordinal() + number)

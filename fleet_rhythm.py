@@ -21,6 +21,7 @@ STEPS_PER_HOUR: Final = 60 // STEP_MINUTES
 
 Floats = npt.NDArray[np.floating[Any]]
 
+_LEAST_MORNING: Final = 0.25  # below this the morning is no peak of its own
 _A_MONDAY: Final = date(2024, 1, 1)
 
 
@@ -93,9 +94,8 @@ class Rhythms:
         """Rhythm of one day: no two are alike, batches start late and mornings differ."""
         load, batch, morning = self._parts(day, rng)
         peak = np.maximum(self._business + self._morning, 1e-3)
-        return RhythmOfDay(
-            (load - self._mean[0]) / self._scale[0], (batch - self._mean[1]) / self._scale[1], morning / peak
-        )
+        spike = np.where(self._morning > _LEAST_MORNING, morning / peak, 0)
+        return RhythmOfDay((load - self._mean[0]) / self._scale[0], (batch - self._mean[1]) / self._scale[1], spike)
 
     def _parts(self, day: date, rng: np.random.Generator | None) -> tuple[Floats, Floats, Floats]:
         """Load, batch and morning peak, in the units of `Role`; without a generator those of an ordinary day."""
@@ -109,6 +109,7 @@ class Rhythms:
         late = varied(0.2)  # hours by which a batch starts late
         long = np.exp(varied(0.15, 0.15 if day.day == 1 or day.day >= 28 else 0.0))
         crowd = np.exp(varied(0.15, 0.08 if day.weekday() == 0 else 0.0))
+        heavy = np.exp(varied(0.12))  # how much there is to do in a batch
 
         hour = (np.arange(STEPS_PER_DAY, dtype=np.float32) * np.float32(STEP_MINUTES / 60))[None, :]
         local = hour + self._phase
@@ -117,8 +118,12 @@ class Rhythms:
         share = (self._weekend if weekend else np.float32(1.0)) * np.float32(busy_day) * own
         office = _rise(local - 7.6, 0.45) * _rise(18.2 - local, 0.6) - 0.15 * _hump(local - 12.7, 0.6)
         morning = workday * crowd * share * self._morning * _hump(local - 9.1, 0.55)
-        night = _window(hour, self._night_begin + late, self._night_hours * long)
-        market = workday * _window(hour, self._market_begin + late, self._market_hours * long)
+        night = (
+            heavy
+            * (np.sqrt(self._weekend) if weekend else np.float32(1.0))
+            * _window(hour, self._night_begin + late, self._night_hours * long)
+        )
+        market = workday * heavy * _window(hour, self._market_begin + late, self._market_hours * long)
         hourly = 0.18 * office * (hour % 1 < 0.25)  # small risk runs at every full hour
         running = np.maximum(night * (self._night > 0.3), market * (self._market > 0.3))
         batches = running[(self._night + self._market)[:, 0] > 0.3]

@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from config import default_threshold
 from data_contract import METRIC_COLUMNS, STEP_MINUTES
+from fleet_archetypes import KNOTS
 from fleet_incidents import ENDLESS, Event, EventBook, Incident, Overlay
 from fleet_load import Load, draw_machines
 from fleet_rhythm import STEPS_PER_DAY
@@ -35,6 +36,8 @@ _CPU, _MEM, _DISK, _LATENCY = range(4)
 
 # Apart from incidents no metric comes nearer to its threshold than this share of it.
 _CALM: Final = 0.94
+# How unsteadily each metric gives way to pressure: what leaks does not come back.
+_UNSTEADY: Final = (0.2, 0.04, 0.12, 0.12)
 _LATENCY_QUANTUM: Final = np.float32(0.01)
 
 
@@ -110,9 +113,9 @@ class FleetSimulator:
         rng = np.random.default_rng([seed, 0])
         machines, self._busy = draw_machines(profiles, rng)
         self._load = Load(profiles, machines, self._busy, rng)
-        self._events = EventBook(profiles, rng)
+        self._events = EventBook(profiles, self._busy, rng)
         self._states = StateBook(servers)
-        self._draw_limits(profiles, machines.quantiles[:, _DISK], rng)
+        self._draw_limits(profiles, machines.quantiles, rng)
         self._critical_from: dict[tuple[int, int], int] = {}  # (server, begin) of a running incident → its breach
         self._before = np.zeros((servers, 4), np.float32)
         fate, haste = rng.permutation(servers) / servers, rng.random(servers)
@@ -137,7 +140,7 @@ class FleetSimulator:
 
     # ------------------------------------------------------------------------------------------------ what servers are
 
-    def _draw_limits(self, profiles: list[str], disk: Floats, rng: np.random.Generator) -> None:
+    def _draw_limits(self, profiles: list[str], quantiles: Floats, rng: np.random.Generator) -> None:
         """Thresholds, and where incidents drive each server."""
 
         def uniform(low: float, high: float) -> Floats:
@@ -156,6 +159,13 @@ class FleetSimulator:
                 self._limit[_LATENCY] * uniform(1.4, 4.0),
             ]
         )
+        often, rarely = quantiles[..., KNOTS.index(1.645), None], quantiles[..., KNOTS.index(2.326), None]
+        disk = quantiles[:, _DISK]
+        self._usual = often + np.array([5, 1, 1], np.float32)[:, None]  # (servers, metrics, 1)
+        # A near miss is one for the server that it happens to: well above what it rarely reaches.
+        near = [1.6 * rarely[:, _CPU] + 5, 1.4 * rarely[:, _MEM] + 4, 2 * rarely[:, _DISK] + 0.5, 4 * self._latency]
+        self._near = np.minimum(np.stack(near), _CALM * self._limit)
+        self._patch_cpu = uniform(5, 22)
         self._patching = 1.5 * disk[:, -2][:, None] + uniform(0.05, 0.5)  # MB/s
         self._capacity = np.maximum(disk[:, -1] * 4, 60)[:, None]  # MB/s
 
@@ -187,16 +197,20 @@ class FleetSimulator:
         load = self._load.day(day, rng)
         overlay = self._events.day(day, first, rng)
 
-        cpu = self._pressed(_CPU, load.cpu, overlay.cpu, overlay, load.wait)
+        calm = load.cpu + np.minimum(0.5 * load.cpu + 4, 15) * overlay.cold  # what was left undone is caught up
+        cpu = self._pressed(_CPU, calm, overlay.cpu, overlay, load.wait)
         memory: Floats = load.memory + overlay.leak
         memory = memory * (1 - 0.5 * overlay.cold)  # caches are empty after a restart
         swapping = np.clip((overlay.memory - 0.75) * 4, 0, 1)
         memory = self._pressed(_MEM, memory, overlay.memory, overlay, load.wait)
         disk = load.disk + self._patching * overlay.patching + 15 * swapping + self._patching * overlay.cold
         disk = self._pressed(_DISK, disk, overlay.disk, overlay, load.wait)
-        cpu = np.where(overlay.patching, np.minimum(0.3 * cpu + 12, 60), cpu)
+        patching = self._patch_cpu * (1 + 0.25 * np.clip(load.wait, -2, 2))
+        cpu = np.where(overlay.patching, np.minimum(0.3 * cpu + patching, 60), cpu)
 
+        share = [np.minimum(values / self._usual[:, metric], 1.5) for metric, values in ((_CPU, cpu), (_DISK, disk))]
         busy = 0.12 * _queue(cpu / 100) + 0.25 * _queue(disk / self._capacity) + 1.5 * overlay.cold
+        busy += 0.45 * share[_CPU] + 0.25 * share[1]
         wait = self._latency * (1 + busy) * np.exp(self._wait_spread * load.wait)
         if self._events.database_of_web is not None:  # whoever waits for a slow database is slow
             base = self._latency[self._events.database_of_web]
@@ -235,7 +249,10 @@ class FleetSimulator:
         beyond = np.abs(self._target[metric] - self._limit[metric])
         # At its height it sways, but never back below the threshold.
         height = self._target[metric] - 0.4 * swing * (beyond if metric >= _DISK else np.minimum(beyond, 3))
-        target = np.where(overlay.near, ceiling, height)
+        target = np.where(overlay.near, np.minimum(self._near[metric], ceiling), height)
+        pressure = np.where(
+            pressure < 1, np.clip(pressure * (1 + _UNSTEADY[metric] * np.clip(sway, -2, 2)), 0, 1), pressure
+        )
         if metric == _DISK:  # most disks are nearly idle: a little pressure is a little in MB/s
             pressure = pressure**3
         if metric == _LATENCY:  # waiting multiplies

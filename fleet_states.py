@@ -1,7 +1,7 @@
 """In which state a generated server is: a process with durations, not a label of single rows.
 
 What is planned or has happened comes first: maintenance, an incident from its breach on, the outage that may follow,
-the recovery after it. Otherwise the load decides, smoothed over half an hour and with a margin between entering and
+the recovery after it. Otherwise the load decides, smoothed over an hour and with a margin between entering and
 leaving a state, so that none lasts only for a moment. Arrays are (servers, steps).
 """
 
@@ -21,7 +21,7 @@ States = npt.NDArray[np.int8]
 
 _CODE: Final = {state: np.int8(code) for code, state in enumerate(VALID_STATES)}
 
-_SMOOTHED_STEPS: Final = 6  # half an hour
+_SMOOTHED_STEPS: Final = 12  # an hour
 _IDLE: Final = (4.0, 6.0)  # percent of CPU: idle below the first, until above the second
 _HEAVY_CPU: Final = (80.0, 70.0)  # heavy load from the first on, until below the second
 _HEAVY_MEMORY: Final = (90.0, 86.0)
@@ -84,7 +84,7 @@ class StateBook:
         return states
 
     def _smooth(self, before: str, values: Floats) -> Floats:
-        """Mean of the last half hour; at the very beginning of what there is of it."""
+        """Mean of the last hour; at the very beginning of what there is of it."""
         joined = np.concatenate([getattr(self, before), values], axis=1)
         setattr(self, before, joined[:, -(_SMOOTHED_STEPS - 1) :].copy())
         missing = np.isnan(joined)
@@ -107,7 +107,7 @@ class StateBook:
 
 def _self_check() -> None:
     book = StateBook(1)
-    cpu = np.array([[1.0] * 10 + [4.9, 5.1] * 10 + [50.0] * 20], np.float32)
+    cpu = np.array([[1.0] * 10 + [4.9, 5.1] * 10 + [50.0] * 30], np.float32)
     none = np.zeros(cpu.shape, np.bool_)
     calm = {"critical": none, "recovering": none, "patching": none, "down": none}
     states = book.day(cpu, cpu, np.zeros(cpu.shape), **calm)

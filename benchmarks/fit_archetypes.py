@@ -127,7 +127,7 @@ class Measured:
             return {key: target[key] + share * (wanted[key] - got[key]) for key in target}
 
         moved = {name: corrected(name) for name in ("daily", "hourly", "remembered", "of_changes", "of_rests")}
-        # CPU and disks stand still and leap: their autocorrelation is that of the leaps, and following it spoils the rest.
+        # CPU and disks stand still and leap: their autocorrelation is that of the leaps; following it spoils the rest.
         for metric in ("cpu_pct", "disk_io_mb_s"):
             moved["remembered"][metric] = real.remembered[metric]
         return replace(self, **moved)
@@ -275,6 +275,8 @@ def give_to_profiles(machines: list[dict[str, Any]]) -> list[str]:
 
     cpu, daily = rank(quantile("cpu_pct", 9)), rank(fact("cpu_pct", "daily"))
     plateau = rank([machine["cpu_pct"]["weights"][4] + machine["cpu_pct"]["weights"][3] for machine in machines])
+    usual = rank(quantile("cpu_pct", 6))
+    bursty = rank((np.array(quantile("cpu_pct", 12)) / (np.array(quantile("cpu_pct", 6)) + 0.5)).tolist())
     alike = {
         "web_api": daily * (0.4 + 0.6 * around("cpu_pct", 6, 17)) + 0.3 * rank(fact("cpu_pct", "daily")),
         "ml_compute": 0.9 * cpu + 0.5 * plateau,
@@ -283,7 +285,7 @@ def give_to_profiles(machines: list[dict[str, Any]]) -> list[str]:
         + 0.3 * rank(fact("disk_io_mb_s", "daily")),
         "risk_analytics": 0.6 * daily * (0.5 + 0.5 * around("cpu_pct", 13, 22)) + 0.4 * rank(quantile("cpu_pct", 10)),
         "conductor_mgmt": rank(fact("cpu_pct", "hourly")) + 0.2 * (1 - cpu),
-        "generic": 0.8 * (1 - rank(quantile("cpu_pct", 6))) + 0.3 * (1 - daily),
+        "generic": 1.2 * ((usual > 0.3) & (usual < 0.75)) + 0.9 * bursty - 0.4 * daily,
     }
     total, count = sum(DEFAULT_FLEET.values()), len(machines)
     slots = [profile for profile, share in DEFAULT_FLEET.items() for _ in range(-(-share * count // total))]

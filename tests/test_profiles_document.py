@@ -190,7 +190,7 @@ def test_maintenance_is_planned_as_the_document_says():
         told,
     ).groups()
     servers = 300
-    book = EventBook(["generic"] * servers, np.random.default_rng(1))
+    book = EventBook(["generic"] * servers, np.ones(servers, np.bool_), np.random.default_rng(1))
     begins, lengths, reboots = [], [], []
     for number in range(int(days)):
         day = book.day(MONDAY + timedelta(days=number), number * 288, np.random.default_rng(number))
@@ -215,7 +215,7 @@ def test_outages_follow_the_causes_as_often_as_told():
     shares = {cause: {"never": 0.0, "always": 1.0}.get(text) for cause, text in told.items()}
     shares = {cause: float(told[cause].strip("%")) / 100 if each is None else each for cause, each in shares.items()}
     profiles = list(VALID_PROFILES) * 300
-    book = EventBook(profiles, np.random.default_rng(1))
+    book = EventBook(profiles, np.ones(len(profiles), np.bool_), np.random.default_rng(1))
     seen: dict[tuple[int, int], tuple[str, bool]] = {}
     for number in range(15):
         day = book.day(MONDAY + timedelta(days=number), number * 288, np.random.default_rng(number))
