@@ -30,16 +30,16 @@ METRICS_MEASURED: Final = ("cpu_pct", "mem_pct", "disk_io_mb_s")
 KNOTS: Final = (-3.09, -2.326, -1.645, -1.282, -0.674, -0.253, 0.0, 0.253, 0.674, 1.282, 1.645, 2.326, 3.09, 3.6)
 
 # Kinds of noise that a machine's movements are made of: gone at the next step; shared by two steps (a reading that
-# averages over more than one); fading quickly; a level that holds for some hours and then jumps, as jobs do; an era of
-# some days.
-NOISES: Final = ("white", "overlapping", "quick", "level", "era")
-QUICK_NOISES: Final = 3  # the first so many of them are quick, the rest slow
-QUICK, LEVEL, ERA = 0.7, 0.98, 0.998  # share of a deviation that is left a step later, in the mean
+# averages over more than one); fading quickly; up and down in turn; a level that holds for some hours and then jumps,
+# as jobs do; an era of some days.
+NOISES: Final = ("white", "overlapping", "quick", "alternating", "level", "era")
+QUICK_NOISES: Final = 4  # the first so many of them are quick, the rest slow
+QUICK, ALTERNATING, LEVEL, ERA = 0.7, -0.6, 0.98, 0.998  # share of a deviation that is left a step later, in the mean
 
 
 def noise_correlations(lag: int) -> tuple[float, ...]:
     """Autocorrelation of each kind of noise at a lag of so many steps."""
-    return (float(lag == 0), {0: 1.0, 1: 0.5}.get(lag, 0.0), QUICK**lag, LEVEL**lag, ERA**lag)
+    return (float(lag == 0), {0: 1.0, 1: 0.5}.get(lag, 0.0), QUICK**lag, ALTERNATING**lag, LEVEL**lag, ERA**lag)
 
 
 @dataclass(frozen=True)

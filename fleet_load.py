@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data_contract import VALID_PROFILES
-from fleet_archetypes import ERA, KNOTS, LEVEL, NOISES, QUICK, QUICK_NOISES, Archetypes, archetypes
+from fleet_archetypes import ALTERNATING, ERA, KNOTS, LEVEL, NOISES, QUICK, QUICK_NOISES, Archetypes, archetypes
 from fleet_rhythm import STEPS_PER_DAY, STEPS_PER_HOUR, RhythmOfDay, Rhythms
 from fleet_roles import ROLES, Range, Role
 
@@ -102,8 +102,8 @@ class Load:
         self._common = np.where(quick, machines.memory_and_disk[:, _DISK, :1], machines.memory_and_disk[:, _DISK, 1:])
         self._beat = _roll(machines.beat, rng)
         self._rhythms = Rhythms([ROLES[profile] for profile in profiles], busy, rng)
-        # Channels of fading noise: shared, own of memory, own of disk, then the latency's
-        self._keep = np.array([QUICK, QUICK, QUICK, _LATENCY_MEMORY], np.float32)[:, None]
+        # Channels of fading noise: 2 kinds × (shared, own of memory, own of disk), then the latency's
+        self._keep = np.array([QUICK] * 3 + [ALTERNATING] * 3 + [_LATENCY_MEMORY], np.float32)[:, None]
         self._fading = rng.standard_normal((len(self._keep), self._n), dtype=np.float32)
         self._levels = rng.standard_normal((6, self._n), dtype=np.float32)  # three hold for hours, three for days
         self._last = rng.standard_normal((3, self._n, 1), dtype=np.float32)
@@ -116,7 +116,7 @@ class Load:
         levels = self._draw_levels(rng)
         rhythm = self._rhythms.day(day, rng)
         values = []
-        kinds = [white, overlapping, fading[:3].copy(), levels[:3], levels[3:]]
+        kinds = [white, overlapping, fading[:3].copy(), fading[3:6].copy(), levels[:3], levels[3:]]
         for kind, common in zip(kinds, self._common.T[..., None], strict=True):  # what memory and disk share beside CPU
             kind[_DISK] = np.sqrt(common) * kind[_MEM] + np.sqrt(1 - common) * kind[_DISK]
         for metric in (_CPU, _MEM, _DISK):
@@ -129,12 +129,12 @@ class Load:
                         score = score + weights[:, metric, place, None] * kinds[place][source]
             values.append(self._translate(metric, score, rng))
         # A machine that is as busy as it may be still sways.
-        highest = self._highest * (1 - np.float32(0.015) * np.minimum(np.abs(fading[3]), 2))
+        highest = self._highest * (1 - np.float32(0.015) * np.minimum(np.abs(fading[6]), 2))
         values[_CPU] = np.where(values[_CPU] > highest, self._in_steps(_CPU, highest), values[_CPU])
         # One that is not idle never reads the same for hours: the last step of its value is noise.
         step = np.rint(np.float32(0.7) * white[_MEM]) * self._quantum[:, _CPU, None]
         values[_CPU] = np.where(values[_CPU] > _NOT_IDLE, np.minimum(values[_CPU] + step, self._highest), values[_CPU])
-        return NormalLoad(values[_CPU], values[_MEM], values[_DISK], fading[3], rhythm)
+        return NormalLoad(values[_CPU], values[_MEM], values[_DISK], fading[6], rhythm)
 
     def _translate(self, metric: int, score: Floats, rng: np.random.Generator) -> Floats:
         """Values of the normal scores, by each server's quantiles, in its own smallest steps."""

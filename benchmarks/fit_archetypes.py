@@ -174,7 +174,7 @@ def facts_of(targets: Measured, grains: dict[str, tuple[float, float]]) -> dict[
     basis = np.array([noise_correlations(int(lag)) for lag in LAGS])
     facts: dict[str, dict[str, Any]] = {}
     for metric in METRICS:
-        weights, _ = nnls(basis * IMPORTANCE[:, None], np.maximum(targets.remembered[metric], 0) * IMPORTANCE)
+        weights, _ = nnls(basis * IMPORTANCE[:, None], targets.remembered[metric] * IMPORTANCE)
         beat = targets.beat[metric]
         facts[metric] = {
             "quantiles": targets.quantiles[metric],
@@ -183,7 +183,7 @@ def facts_of(targets: Measured, grains: dict[str, tuple[float, float]]) -> dict[
             "daily": float(np.clip(targets.daily[metric], 0, 0.9)),
             "hourly": float(np.clip(targets.hourly[metric], 0, 0.9)),
             "beat": beat / max(float(beat.std()), 1e-6),
-            "weights": weights / max(weights.sum(), 1e-9) if weights.sum() > 0 else np.array([1.0, 0, 0, 0, 0]),
+            "weights": weights / max(weights.sum(), 1e-9) if weights.sum() > 0 else np.array([1.0, 0, 0, 0, 0, 0]),
             "together": [0.0, 0.0],
             "memory_and_disk": [0.0, 0.0],
             "peak": targets.peak[metric],
