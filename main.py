@@ -328,7 +328,8 @@ def import_(
         if as_json:
             show_json(names)
         else:
-            print(*names, sep="\n")
+            wide = max(map(len, names))
+            print(*(f"{name:<{wide}}  {what}" for name, what in names.items()), sep="\n")
         return
     assert files is not None
     if preset is not None:
