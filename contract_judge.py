@@ -235,7 +235,12 @@ class RowJudge:
             wanted[suspects[groups == group]] = True
             kept_servers, kept_times = [], []
             for piece in pieces():
-                text, times = _text(piece[SERVER_NAME]), _microseconds(piece[TIMESTAMP])
+                if not {SERVER_NAME, TIMESTAMP} <= set(piece.columns):  # of a file that lacks one, which is told
+                    continue
+                text = self._as_text(piece[SERVER_NAME], SERVER_NAME)
+                if text is None or not pd.api.types.is_datetime64_any_dtype(piece[TIMESTAMP].dtype):
+                    continue
+                times = _microseconds(piece[TIMESTAMP])
                 lookup = np.array([*(self._servers.get(value, -1) for value in text.values), -1], np.int64)
                 codes = lookup[text.codes]
                 keep = (codes >= 0) & wanted[codes] & (times != NO_TIME)

@@ -394,6 +394,23 @@ def test_a_column_that_only_some_files_lack_is_an_error(tmp_path):
         load_valid_frame(tmp_path)
 
 
+@pytest.mark.parametrize("fault", ["no names", "numbers for names", "no times", "times as text"])
+def test_files_of_another_kind_do_not_hinder_the_search_for_duplicates(tmp_path, fault):
+    rows = sound_frame(2)
+    write_contract(tmp_path / "1.parquet", pd.concat([rows, rows]))
+    other = sound_frame(2, "2026-01-02T00:00:00Z")
+    if fault.startswith("no "):
+        other = other.drop(columns="server_name" if fault == "no names" else "timestamp")
+    elif fault == "times as text":
+        other["timestamp"] = other["timestamp"].astype(str)
+    else:
+        other["server_name"] = np.arange(len(other))
+    other.to_parquet(tmp_path / "2.parquet")
+    told = DataValidator().validate_file(tmp_path).errors
+    assert any("occurs again in 6 rows" in error for error in told)
+    assert any("missing in some files" in error or "of different types" in error for error in told)
+
+
 def test_a_column_may_be_told_by_the_folders_names(tmp_path):
     for name, rows in sound_frame(4).groupby("profile"):
         (tmp_path / f"profile={name}").mkdir()
