@@ -363,13 +363,23 @@ class _Respaced(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         """Fill a buffer with the next bytes."""
         while not self._rest:
-            lines = self._reader.readlines(1 << 20) if not self.closed else []
+            lines = self._lines() if not self.closed else []
             if not lines:
                 return 0
             self._rest = "".join(_respace(line, self._separator, self._replacement) for line in lines).encode()
         count = min(len(buffer), len(self._rest))
         buffer[:count], self._rest = self._rest[:count], self._rest[count:]
         return count
+
+    def _lines(self) -> list[str]:
+        """The next lines, about a million characters; one that never ends must not fill the memory."""
+        lines, size = [], 0
+        while size < 1 << 20 and (line := self._reader.readline(_LINE_BYTES + 1)):
+            if len(line) > _LINE_BYTES:
+                raise OSError("straddling object: a line does not fit into a block")
+            lines.append(line)
+            size += len(line)
+        return lines
 
 
 def _first_line(lines: Sequence[str], section: SourceSection) -> int:

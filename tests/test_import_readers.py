@@ -96,6 +96,16 @@ def test_lines_without_end_are_refused(tmp_path, content):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_packed_line_without_end_does_not_fill_the_memory_where_separators_are_replaced(tmp_path):
+    source = tmp_path / "bomb.csv.gz"
+    with gzip.open(source, "wb", compresslevel=1) as stream:
+        stream.write(b"time host cpu\n2026-01-01T00:00:00Z a 5\n")
+        for _ in range(200):
+            stream.write(b"x" * 1_000_000)
+    answer = in_child(source, tmp_path / "out")
+    assert "more than 4 MB" in answer["error"] and answer["peak_mb"] < 400
+
+
 def test_signs_that_end_lines_elsewhere_may_stand_in_names(tmp_path):
     text = "time,host,cpu\n2026-01-01,a\u2028b,5\n2026-01-01,a\x0cb,5\n2026-01-02,a\u2028b,6\n"
     report, frame = run(tmp_path, text)
