@@ -102,11 +102,11 @@ def _move_together(aside: Path, folder: Path, names: Sequence[str], stale: Seque
     try:
         for name in names:
             touched.append(name)
-            if not (before / name).exists() and os.path.lexists(folder / name):  # what a file cannot simply replace
-                (folder / name).replace(before / name)
+            _put_aside(folder / name, before / name)
             (aside / name).replace(folder / name)
         for name in stale:
             touched.append(name)
+            _put_aside(folder / name, before / name)
             _remove(folder / name)
     except BaseException:
         for name in touched:
@@ -116,6 +116,12 @@ def _move_together(aside: Path, folder: Path, names: Sequence[str], stale: Seque
             elif not (aside / name).exists():  # it has moved, and nothing was there before
                 _remove(folder / name)
         raise
+
+
+def _put_aside(path: Path, before: Path) -> None:
+    """Move what a file cannot simply replace; plain files were kept already."""
+    if not before.exists() and os.path.lexists(path):
+        path.replace(before)
 
 
 def _holds_parquet_only(folder: Path) -> bool:

@@ -274,7 +274,6 @@ class _Stored:
             "repaired": rows.repaired,
             **rows.metrics,
         }
-        named |= rows.metrics
         if rows.state is not None:
             named["state"] = rows.state
         for name, values in named.items():

@@ -103,6 +103,20 @@ def test_files_that_belong_together_appear_together(tmp_path):
     assert [(tmp_path / name).read_text() for name in names_in(tmp_path)] == ["new", "new"]
 
 
+def test_what_is_stale_goes_away_with_what_is_replaced_or_stays_whole(tmp_path):
+    for name in ("old", "deeper/old"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "part-0.parquet").write_text("old")
+    (tmp_path / "plain").write_text("old")
+    with pytest.raises(OSError), written_together(tmp_path, ["a"], ["plain", "old", "deeper/old"]) as aside:
+        (aside / "a").write_text("new")  # a name with a folder in it cannot be put aside: all goes back
+    assert names_in(tmp_path) == ["deeper", "old", "plain"] and (tmp_path / "plain").read_text() == "old"
+    assert (tmp_path / "old" / "part-0.parquet").read_text() == "old"
+    with written_together(tmp_path, ["a"], ["plain", "old"]) as aside:
+        (aside / "a").write_text("new")
+    assert names_in(tmp_path) == ["a", "deeper"]
+
+
 @pytest.mark.parametrize("fault", ["a file lacks", "a folder is in the way", "the block fails"])
 def test_if_one_file_cannot_appear_none_does(tmp_path, fault):
     (tmp_path / "a").write_text("old")
