@@ -18,7 +18,6 @@ from explain_values import Confidence, Facts, Finding, number, weaker
 from import_mapping import CLIP_UP_TO, DURATION_UNITS, RATE_UNITS, SHARE_UNITS
 
 _COUNTER: Final = "only rises: it counts since a start, and a mapping does not take differences; export its rate"
-_MB: Final = 1024.0**2
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ class Archetypes:
     weights : array, shape (machines, 3, noises)
         Share of the rest that each kind in `NOISES` has; adds up to 1.
     together : array, shape (machines, 3, 2)
-        Of memory and disk: correlation of the quick noise (white, overlapping, quick) with CPU's, and of the slow.
+        Of memory and disk: correlation of the quick noise (the first `QUICK_NOISES`) with CPU's, and of the slow.
     memory_and_disk : array, shape (machines, 3, 2)
         Of the disk: the same with memory, of the noise that is not shared with CPU.
     """

@@ -79,11 +79,6 @@ class Event:
         """First step after it."""
         return self.begin + self.build + self.hold + self.down + self.back
 
-    @property
-    def is_incident(self) -> bool:
-        """Whether it breaks a threshold or takes the server down, and so belongs to the ground truth."""
-        return self.kind in CAUSES
-
 
 @dataclass(frozen=True)
 class Incident:

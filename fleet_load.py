@@ -3,8 +3,8 @@
 Each metric is a Gaussian process sent through the server's own quantiles, so that its values are distributed as a real
 machine's while rhythm, memory and coupling are free to choose (a translation process: Grigoriu, "Applied Non-Gaussian
 Processes", 1995; Cario and Nelson, "Autoregressive to anything", Operations Research Letters 19, 1996). The process is
-a sum of the role's daily rhythm, pulses within the hour (cron), and noise that fades quickly, slowly or not until a
-level changes; memory and disk share a part of CPU's. Arrays are (servers, steps) with 288 steps of 5 minutes.
+a sum of the role's daily rhythm, pulses within the hour (cron), and the kinds of noise in `fleet_archetypes.NOISES`;
+memory and disk share a part of CPU's. Arrays are (servers, steps) with 288 steps of 5 minutes.
 """
 
 from __future__ import annotations

@@ -92,17 +92,17 @@ class GeneratorOptions:
         ):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-                raise _wrong_option(f"{name} must be a whole number from {low:,} to {high:,}, not {value!r}")
+                raise wrong_option(f"{name} must be a whole number from {low:,} to {high:,}, not {value!r}")
         if 60 * STEP_MINUTES % self.interval_seconds:
-            raise _wrong_option(
+            raise wrong_option(
                 f"interval_seconds must divide the {STEP_MINUTES}-minute step, and {self.interval_seconds} does not"
             )
         for name, choices in (("offline_mode", get_args(OfflineMode)), ("scenario", get_args(Scenario))):
             if getattr(self, name) not in choices:
-                raise _wrong_option(f"{name} must be one of {', '.join(choices)}, not {getattr(self, name)!r}")
+                raise wrong_option(f"{name} must be one of {', '.join(choices)}, not {getattr(self, name)!r}")
         start = self.start or utc_now() - timedelta(hours=self.hours)
         if not 1970 <= start.year <= 2200:
-            raise _wrong_option(f"start must lie between 1970 and 2200, not {start:%Y-%m-%d}")
+            raise wrong_option(f"start must lie between 1970 and 2200, not {start:%Y-%m-%d}")
         object.__setattr__(self, "start", floor_to_step(start, STEP_MINUTES))
 
     @property
@@ -256,7 +256,8 @@ def fleet_tables(
         yield from rows.pieces(day, since, until)
 
 
-def _wrong_option(reason: str) -> ConfigurationError:
+def wrong_option(reason: str) -> ConfigurationError:
+    """Error for an option of a fleet that cannot be made."""
     return ConfigurationError(
         f"This fleet cannot be made: {reason}.",
         why="A fleet that differs from what you asked for would be learnt all the same.",

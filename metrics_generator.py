@@ -40,7 +40,7 @@ from fleet_incidents import Incident
 from fleet_roles import fleet_names
 from fleet_simulation import SIMULATION_VERSION, SimulatedDay
 from fleet_stream import stream
-from fleet_tables import FleetRows, GeneratorOptions, fleet_tables
+from fleet_tables import FleetRows, GeneratorOptions, fleet_tables, wrong_option
 from server_encoder import ServerEncoder
 
 __all__ = ["GenerateResult", "GeneratorOptions", "fleet_names", "generate", "generate_frame", "stream"]
@@ -260,19 +260,17 @@ def _metadata(options: GeneratorOptions, report: ValidationReport, incidents: pa
 
 def _check(options: GeneratorOptions, file_format: str, workers: int) -> None:
     if file_format not in get_args(Format):
-        reason = f"format must be one of {', '.join(get_args(Format))}, not {file_format!r}"
-    elif not 1 <= workers <= 256:
-        reason = f"workers must be 1 to 256, not {workers}"
-    elif file_format == "csv" and options.most_rows >= _MOST_CSV_ROWS:
-        reason = f"CSV is for less than {_MOST_CSV_ROWS:,} rows, and this fleet has {options.most_rows:,}"
-    else:
-        return
-    raise ConfigurationError(
-        f"This fleet cannot be written: {reason}.",
-        why="CSV keeps no types, so large sets in it are slow to read and easily misread.",
-        fix="Take --format parquet or partitioned, or fewer --servers; `python main.py export` makes CSV of parts.",
-        document="QUICK_START.md",
-    )
+        raise wrong_option(f"format must be one of {', '.join(get_args(Format))}, not {file_format!r}")
+    if not 1 <= workers <= 256:
+        raise wrong_option(f"workers must be 1 to 256, not {workers}")
+    if file_format == "csv" and options.most_rows >= _MOST_CSV_ROWS:
+        raise ConfigurationError(
+            f"This fleet cannot be written: CSV is for less than {_MOST_CSV_ROWS:,} rows, and this fleet has "
+            f"{options.most_rows:,}.",
+            why="CSV keeps no types, so large sets in it are slow to read and easily misread.",
+            fix="Take --format parquet or partitioned, or fewer --servers; `python main.py export` makes CSV of parts.",
+            document="QUICK_START.md",
+        )
 
 
 @contextlib.contextmanager

@@ -1,12 +1,12 @@
-"""How the archetypes of `fleet_archetypes.parquet` were measured: what 500 real machines are like, without their data.
+"""How the archetypes of `fleet_archetypes.parquet` were measured: what real machines are like, without their data.
 
     TFT_REAL_DATA=DIR python benchmarks/fit_archetypes.py --out fleet_archetypes.parquet
 
-Reads one month of the Bitbrains "rnd" trace (July 2013; August is left for `benchmarks/realism.py` to judge by), brings
-it under the contract with the product's own importer, and describes each machine by statistics only: quantiles of
-each metric, how much of the movement follows the day, the week and the hour, how long the rest is remembered, how the
-metrics move together. Machines are given to the seven profiles that they resemble, in the proportions of the default
-fleet, and each profile keeps a few typical ones.
+Reads one month of the Bitbrains "rnd" trace (July 2013; `benchmarks/realism.py` judges by August, too), brings it under
+the contract with the product's own importer, and describes each machine by statistics only: quantiles of each metric,
+how much of the movement follows the day and the hour, how long the rest is remembered, how the metrics move together.
+Machines with 20 days or more of every metric are kept, and given to the seven profiles that they resemble, in the
+proportions of the default fleet.
 
 Source of the trace: Grid Workloads Archive, GWA-T-12 Bitbrains; S. Shen, V. van Beek, A. Iosup, "Statistical
 characterization of business-critical workloads hosted in cloud datacenters", CCGrid 2015.
@@ -198,7 +198,7 @@ def facts_of(targets: Measured, grains: dict[str, tuple[float, float]]) -> dict[
 def together(
     targets: Measured, facts: dict[str, dict[str, Any]], one: str, other: str, known: list[float]
 ) -> list[float]:
-    """Correlation of the quick noise (white, overlapping, quick) of two metrics, and of the slow (level, era).
+    """Correlation of the quick noise (the first `QUICK_NOISES`) of two metrics, and of the slow (level, era).
 
     `known` is what they have in common through CPU; what is told is what they share beside it. The quick part shows in
     the changes from step to step, the slow part in what the quick one does not explain of the rest.

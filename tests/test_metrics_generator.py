@@ -168,6 +168,16 @@ def test_a_folder_without_permission_is_a_data_file_error(tmp_path):
         generate(SMALL, tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [({"workers": 0}, "workers must be 1 to 256"), ({"file_format": "json"}, "format must be one of")],
+)
+def test_a_wrong_option_is_named_before_anything_is_written(tmp_path, wrong, told):
+    with pytest.raises(ConfigurationError, match=told) as caught:
+        generate(SMALL, tmp_path / "new", **wrong)
+    assert "CSV" not in str(caught.value) and not (tmp_path / "new").exists()
+
+
 def test_a_file_where_the_folder_should_be_is_a_data_file_error(tmp_path):
     (tmp_path / "taken").write_text("")
     with pytest.raises(DataFileError, match="taken"):
