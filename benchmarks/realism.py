@@ -169,6 +169,8 @@ def judge(real: Sequence[Fleet], made: Fleet, effort: Effort, seed: int) -> Judg
 
     months = [draw(rng, np.flatnonzero(theirs.month == month), effort.windows_whole) for month in (0, 1)]
     compare("real_july_vs_august", (theirs, months[0]), (theirs, months[1]), clues=5)
+    # The archetypes were made of July: the other month says whether that flatters them.
+    compare("whole_fleet_august_only", (theirs, months[1]), whole[1])
     servers = rng.permutation(np.unique(theirs.group))
     in_half = np.isin(theirs.group, servers[: len(servers) // 2])
     halves = [draw(rng, np.flatnonzero(in_half == side), effort.windows_whole) for side in (False, True)]
