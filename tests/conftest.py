@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -51,6 +52,12 @@ def write_fleet(path: Path, frame: pd.DataFrame) -> Path:
     with open_writer(path) as writer:
         writer.write(frame)
     return path
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _ctrl_c_reaches_children() -> None:
+    """A suite that was started in the background ignores SIGINT, and so would every process that tests send it to."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
