@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import glob
 import hashlib
 import json
 import logging
@@ -21,8 +22,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+_PARTIAL = ".partial"
 _ASIDE = ".writing-"  # hidden, so that nobody takes what is in it for data
-_ABANDONED_SECONDS = 60.0  # a work folder is locked well within this time after it was made
+_ABANDONED_SECONDS = 60.0  # work is locked well within this time after it was begun
 
 
 @contextlib.contextmanager
@@ -30,19 +32,25 @@ def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a path beside `target` to write to; it takes `target`'s place only when the block ends without an error.
 
     The data is flushed to disk before the rename, so that after a crash or a full disk either the old or the new file
-    is there, whole.
+    is there, whole. What runs that were killed have left of it is removed.
 
     Raises
     ------
     OSError
-        If the folder cannot be written or the disk is full; `target` is then untouched.
+        If the folder cannot be written, the disk is full, or `target` is a device or pipe, whose place no file may
+        take; `target` is then untouched.
     """
     target = Path(target)
+    if target.exists() and not (target.is_file() or target.is_dir()):
+        raise OSError(errno.EINVAL, "It is a device or a pipe, not a file", str(target))
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent)
-    os.close(handle)
+    for left in target.parent.glob(f".{glob.escape(target.name)}.*{_PARTIAL}"):
+        _remove_if_abandoned(left)
+    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=_PARTIAL, dir=target.parent)
     partial = Path(name)
     try:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield partial
         with partial.open("rb+") as stream:
             os.fsync(stream.fileno())
@@ -52,6 +60,7 @@ def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
         partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)
+        os.close(handle)
 
 
 @contextlib.contextmanager
@@ -151,19 +160,24 @@ def _locked(folder: Path) -> Iterator[None]:
 def _remove_abandoned(folder: Path) -> None:
     """Remove work folders that no process holds any more."""
     for aside in folder.glob(f"{_ASIDE}*"):
-        try:
-            if time.time() - aside.stat().st_mtime < _ABANDONED_SECONDS:
-                continue
-            handle = os.open(aside, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-        except OSError:
-            continue
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            remove_tree(aside)
-        except OSError:  # somebody is at work there
-            continue
-        finally:
-            os.close(handle)
+        _remove_if_abandoned(aside, os.O_DIRECTORY)
+
+
+def _remove_if_abandoned(work: Path, flags: int = 0) -> None:
+    """Remove what a killed process has left: it was not written to for a while, and nobody holds its lock."""
+    try:
+        if time.time() - work.stat().st_mtime < _ABANDONED_SECONDS:
+            return
+        handle = os.open(work, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | flags)
+    except OSError:
+        return
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _remove(work)
+    except OSError:  # somebody is at work there
+        return
+    finally:
+        os.close(handle)
 
 
 @contextlib.contextmanager

@@ -63,6 +63,32 @@ def test_an_error_keeps_the_old_file_and_leaves_nothing_beside_it(tmp_path, erro
     assert target.read_text() == "old" and names_in(tmp_path) == ["a.txt"]
 
 
+def test_what_a_killed_run_left_beside_a_file_goes_but_not_that_of_a_run_at_work_or_of_another_file(tmp_path):
+    target = tmp_path / "a[1].csv"
+    code = (
+        "import os, signal, sys; from common_utils import atomic_path\n"
+        "with atomic_path(sys.argv[1]): os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(target)], cwd=ROOT, check=False, timeout=60)
+    (left,) = tmp_path.iterdir()
+    other = tmp_path / ".b.csv.x.partial"
+    other.touch()
+    with atomic_path(target) as running:
+        for work in (left, other, running):
+            os.utime(work, (0, 0))
+        with atomic_path(target) as partial:
+            partial.write_text("whole")
+        assert running.exists() and not left.exists()
+    assert names_in(tmp_path) == [other.name, target.name]
+
+
+def test_no_file_takes_the_place_of_a_device_or_pipe(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="not a file"), atomic_path(tmp_path / "pipe"):
+        raise AssertionError("nothing may be written")
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode) and names_in(tmp_path) == ["pipe"]
+
+
 def test_written_files_may_be_read_by_others_as_the_umask_says(tmp_path):
     code = "import os, sys; os.umask(0o027); from common_utils import write_json; write_json(sys.argv[1], {})"
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "a.json")], cwd=ROOT, check=True, timeout=60)
