@@ -5,6 +5,7 @@ Knows files by their JSON and services by HTTP: no pandas, no torch, so that the
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +33,20 @@ def read_status(settings: Settings) -> dict[str, Any]:
         `data`, `model`, `daemon`, `dashboard`, each with `ok` and what is known, and `next`: commands with a reason.
     """
     status: dict[str, Any] = {
-        "data": _data(settings.data_dir),
-        "model": _model(settings.models_dir / "latest"),
+        "data": _looked_at(_data, settings.data_dir),
+        "model": _looked_at(_model, settings.models_dir / "latest"),
         "daemon": _daemon(settings.daemon_url),
         "dashboard": _dashboard(settings.dashboard_port),
     }
     return {**status, "next": _next_steps(status)}
+
+
+def _looked_at(look: Callable[[Path], dict[str, Any]], folder: Path) -> dict[str, Any]:
+    """What is in a folder; one that may not be looked into is a finding like any other."""
+    try:
+        return look(folder)
+    except OSError as error:
+        return {"ok": False, "path": str(folder), "problem": f"cannot be read: {error.strerror or error}"}
 
 
 def _data(folder: Path) -> dict[str, Any]:

@@ -51,6 +51,14 @@ def test_a_generated_fleet_is_described_by_its_metadata(nothing):
     assert "4 servers" in shown(read_status(nothing))
 
 
+def test_folders_that_cannot_be_looked_into_are_a_finding(tmp_path):
+    nameless = tmp_path / ("x" * 300)  # no file system takes such a name
+    settings = load_settings(data_dir=nameless, models_dir=nameless, daemon_url="http://127.0.0.1:9", dashboard_port=9)
+    status = read_status(settings)
+    assert not status["data"]["ok"] and not status["model"]["ok"]
+    assert "train" in shown(status)
+
+
 def test_data_without_metadata_is_there_all_the_same(nothing):
     nothing.data_dir.mkdir()
     (nothing.data_dir / "server_metrics.parquet").write_bytes(b"PAR1")
