@@ -224,6 +224,12 @@ def read_frame(
 
 def unreadable(path: str | os.PathLike[str], error: Exception) -> DataFileError:
     """Error for a file that is there but cannot be read as Parquet."""
+    if isinstance(error, PermissionError):
+        return DataFileError(
+            f"{path} cannot be read: you have no permission to read it.",
+            why="Without its rows there is nothing to validate, learn from or forecast.",
+            fix="Let its owner give you the right to (`chmod a+r FILE`), or name another file.",
+        )
     told = str(error).splitlines()[0]
     if "Exceeded size limit" in told:  # Arrow refuses footers above 100 MB, which is some 800,000 columns
         told = "it has too many columns or row groups, their list alone is larger than 100 MB."

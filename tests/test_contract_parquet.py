@@ -13,7 +13,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from contract_parquet import CONTRACT_SCHEMA, VERSION_KEY, iter_frames, open_dataset, open_writer, read_frame, to_table
+from contract_parquet import (
+    CONTRACT_SCHEMA,
+    VERSION_KEY,
+    iter_frames,
+    open_dataset,
+    open_writer,
+    read_frame,
+    to_table,
+    unreadable,
+)
 from data_contract import CONTRACT_VERSION, METRIC_COLUMNS, REQUIRED_COLUMNS, DataFileError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -204,3 +213,8 @@ def test_files_of_different_columns_never_share_a_piece(tmp_path):
     rows(4, "2026-01-03T00:00:00Z").assign(cpu_pct="41").to_parquet(tmp_path / "3.parquet")
     pieces = list(iter_frames(tmp_path))
     assert [len(piece) for piece in pieces] == [len(rows(4))] * 3 and "cpu_pct" not in pieces[1]
+
+
+def test_a_file_that_may_not_be_read_is_not_called_damaged():
+    error = unreadable("fleet.parquet", PermissionError(13, "Permission denied"))
+    assert "permission" in error.what and "chmod" in error.fix and "damaged" not in str(error)
