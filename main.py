@@ -22,6 +22,10 @@ except ModuleNotFoundError:  # a Python without our packages: `setup` must run a
     from tft_setup import start_without_packages
 
     raise SystemExit(start_without_packages(sys.argv[1:])) from None
+except KeyboardInterrupt:  # Ctrl-C within the first tenths of a second
+    if __name__ != "__main__":
+        raise
+    raise SystemExit(130) from None
 
 from data_contract import ContractError, DaemonError, ProductError
 

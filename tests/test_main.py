@@ -179,6 +179,20 @@ def test_a_users_mistake_is_told_in_four_parts_and_exits_with_1(tmp_path):
     assert "Traceback" not in done.stderr and "\x1b[" not in done.stderr
 
 
+def test_ctrl_c_while_libraries_are_loaded_is_no_traceback(tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, signal, sys\n"
+        "def interrupt(event, arguments):\n"
+        "    if event == 'import' and arguments[0] == 'typer':\n"
+        "        os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.addaudithook(interrupt)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    line = [sys.executable, str(ROOT / "main.py"), "status"]
+    done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 130 and "Traceback" not in done.stderr
+
+
 def test_with_json_a_mistake_is_one_json_object_on_standard_error(tmp_path):
     done = run("validate", "absent.parquet", "--json", cwd=tmp_path)
     assert done.returncode == 1 and done.stdout == ""
