@@ -34,6 +34,9 @@ from import_readers import (
 __all__ = ["DOCUMENT", "Batch", "Binding", "BoundMetric", "SourceFile", "bind", "find_files"]
 
 
+_NO_VALUE: Final = "__HIVE_DEFAULT_PARTITION__"  # how Hive and Spark name the folder of rows that have none
+
+
 @dataclass(frozen=True)
 class BoundMetric:
     """A metric and where its values stand."""
@@ -126,7 +129,7 @@ def _wanted(path: Path, mapping: Mapping) -> bool:
 
 def _partitions(path: Path, root: Path) -> dict[str, str]:
     pairs = (part.split("=", 1) for part in path.relative_to(root).parts[:-1] if "=" in part)
-    return {name: unquote(value) for name, value in pairs}
+    return {name: "" if value == _NO_VALUE else unquote(value) for name, value in pairs}
 
 
 # ------------------------------------------------------------------------------------------------------------- binding

@@ -157,6 +157,15 @@ def test_partitions_of_packed_csv_files_are_read_with_the_columns_that_folders_s
     assert frame[["server_name", "cpu_pct"]].to_numpy().tolist() == [["a", 1], ["b c", 2]]
 
 
+def test_rows_in_the_folder_of_those_without_a_value_have_no_server(tmp_path):
+    for number, host in enumerate(("a", "__HIVE_DEFAULT_PARTITION__"), 1):
+        folder = tmp_path / "fleet" / f"host={host}"
+        folder.mkdir(parents=True)
+        (folder / "x.csv").write_text(f"time,cpu\n2026-01-0{number},{number}\n")
+    report, frame = run_file(tmp_path / "fleet", mapping(PLAIN), tmp_path / "out")
+    assert frame["server_name"].tolist() == ["a"] and report.rows_dropped == {"unusable_name": 1}
+
+
 # ---------------------------------------------------------------------------------------------------- sources that move
 def rows_of(count: int) -> str:
     moments = pd.date_range("2026", periods=count, freq="min")
