@@ -13,8 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -25,24 +23,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
+from measured import measure
 
-ROOT = Path(__file__).resolve().parent.parent
 STEP_US = 300_000_000  # 5 minutes
 ONE_SERVER_STEP_US = 1_000_000  # 40 million times 5 minutes would be 380 years
 START_US = 1_767_225_600_000_000
 PIECE_ROWS = 1 << 20
 Order = Literal["by_server", "by_time", "shuffled_times"]
-
-# In a process of its own: what its children used is then the command's.
-_MEASURE = """
-import json, resource, subprocess, sys, time
-begin = time.perf_counter()
-done = subprocess.run(sys.argv[1:], stdout=subprocess.PIPE)
-seconds = time.perf_counter() - begin
-peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-rows = json.loads(done.stdout)["rows_out"] if done.returncode == 0 else 0
-print(json.dumps([done.returncode, seconds, peak / 1e6, rows]))
-"""
 
 
 def pieces(rows: int, servers: int, order: Order) -> Iterator[pa.Table]:
@@ -77,19 +64,11 @@ def write_source(path: Path, rows: int, servers: int, order: Order) -> None:
                 writer.write_table(piece)
 
 
-def measure(source: Path, preset: str, folder: Path, name: str) -> dict[str, float]:
+def bench(source: Path, preset: str, folder: Path, name: str) -> dict[str, float]:
     """Seconds, rows per second and peak MB of one import."""
-    command = ["import", str(source), "--preset", preset, "--out_dir", str(folder / "out"), "--json"]
-    done = subprocess.run(
-        [sys.executable, "-c", _MEASURE, sys.executable, str(ROOT / "main.py"), *command],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    )
-    code, seconds, peak_mb, rows = json.loads(done.stdout)
-    if code != 0:
-        raise SystemExit(f"main.py {' '.join(command)} ended with exit code {code}")
+    out = folder / "out"
+    seconds, peak_mb = measure("import", str(source), "--preset", preset, "--out_dir", str(out), "--json")
+    rows = json.loads((out / "metrics_metadata.json").read_text(encoding="utf-8"))["rows"]
     return {
         f"{name}_rows": rows,
         f"{name}_seconds": round(seconds, 2),
@@ -122,11 +101,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         if options.source is not None:
-            figures |= measure(options.source, options.preset, folder, "source")
+            figures |= bench(options.source, options.preset, folder, "source")
         for name, rows, servers, order, ending in runs if options.source is None else ():
             source = folder / f"source.{ending}"
             write_source(source, rows, servers, order)
-            figures |= measure(source, "contract", folder, name)
+            figures |= bench(source, "contract", folder, name)
             source.unlink()
     figures["load_average_1min"] = round(os.getloadavg()[0], 2)
     figures["benchmark_seconds"] = round(time.perf_counter() - begin, 1)

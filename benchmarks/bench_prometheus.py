@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -24,19 +23,10 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from local_prometheus import Prometheus, backfill  # noqa: E402
+from measured import measure  # noqa: E402
 
 BEGIN = int(datetime(2024, 1, 1, tzinfo=timezone.utc).timestamp())
 CORES = 4
-
-# In a process of its own: what its children used is then one command's.
-_MEASURE = """
-import json, resource, subprocess, sys, time
-begin = time.perf_counter()
-done = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL)
-seconds = time.perf_counter() - begin
-peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-print(json.dumps([done.returncode, seconds, peak / 1e6]))
-"""
 
 
 def history(servers: int, days: float, scrape_seconds: int) -> Iterator[str]:
@@ -83,25 +73,20 @@ def main() -> None:
         with Prometheus(data) as prometheus:
             until = datetime.fromtimestamp(BEGIN + int(options.days * 86_400), timezone.utc).isoformat()
             for number in range(max(1, options.repeats)):
-                command = [sys.executable, str(ROOT / "main.py"), "import", "--prometheus", prometheus.url]
+                command = ["import", "--prometheus", prometheus.url]
                 command += ["--preset", "node_exporter", "--from", "2024-01-01", "--to", until]
                 command += ["--out_dir", str(Path(folder) / f"out{number}"), "--json"]
-                done = subprocess.run(
-                    [sys.executable, "-c", _MEASURE, *command], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True
-                )
-                runs.append(json.loads(done.stdout))
-        if any(code for code, _, _ in runs):
-            raise SystemExit("the import did not end well")
+                runs.append(measure(*command))
         info = json.loads((Path(folder) / "out0" / "metrics_metadata.json").read_text(encoding="utf-8"))
-    seconds = min(each for _, each, _ in runs)
+    seconds = min(each for each, _ in runs)
     figures = {
         "prometheus_rows": info["rows"],
         "prometheus_rows_expected": rows,
         "prometheus_chunks": info["report"]["files"]["Prometheus"],
         "prometheus_import_seconds": round(seconds, 3),
-        "prometheus_import_seconds_worst": round(max(each for _, each, _ in runs), 3),
+        "prometheus_import_seconds_worst": round(max(each for each, _ in runs), 3),
         "prometheus_import_rows_per_s": round(info["rows"] / seconds),
-        "prometheus_import_peak_mb": round(max(peak for _, _, peak in runs), 1),
+        "prometheus_import_peak_mb": round(max(peak for _, peak in runs), 1),
         "promtool_backfill_seconds": round(backfill_seconds, 1),
         "load_average_1min": round(os.getloadavg()[0], 2),
         "benchmark_seconds": round(time.perf_counter() - begin, 1),
