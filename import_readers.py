@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final, NamedTuple, Protocol
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
@@ -28,6 +29,8 @@ BATCH_ROWS: Final = 262_144
 _CSV_BLOCK_BYTES: Final = 4 << 20  # eight blocks are read ahead: 8 MB each would cost 100 MB more
 _HEAD_BYTES: Final = 1 << 16
 _LINE_BYTES: Final = _CSV_BLOCK_BYTES  # a line must fit into a block
+_MOST_QUOTED_ROWS: Final = 10  # what holds more lines that look like rows is no text, but a quote that is not closed
+_SHORT_BYTES: Final = 256  # cells are not looked through for lines up to this length
 _MOST_COLUMNS: Final = 10_000
 _FOOTER_BYTES: Final = 32 << 20  # measured: opening a footer takes ten times its size in memory
 _SEPARATORS: Final = (",", ";", "\t", "|")
@@ -245,14 +248,21 @@ class CsvSource:
 
         Where times are counted by lines, blank lines are kept as missing and malformed ones refused.
         """
+        swallowed = ""  # what stands in a quote that is not closed
 
         def on_malformed(row: Any) -> str:
+            nonlocal swallowed
             self.malformed_lines += 1
+            if self._holds_rows(row.text or ""):
+                swallowed = row.text
+                return "error"
             self.first_malformed = self.first_malformed or f"{row.actual_columns} fields instead of {self._width}"
             return "error" if every_line_counts else "skip"
 
         places = [place for place in wanted if place < self._width]
         keys = [str(place) for place in places]
+        # The last column is read in any case: a quote that is not closed there leaves the number of fields as it is
+        read = list(dict.fromkeys([*keys, str(self._width - 1)]))
         arrow_separator = self._arrow_separator()
         try:
             size = max(self._path.stat().st_size, 1)
@@ -276,16 +286,26 @@ class CsvSource:
                         invalid_row_handler=on_malformed,
                     ),
                     pa_csv.ConvertOptions(
-                        column_types=dict.fromkeys(keys, pa.string()), include_columns=keys, strings_can_be_null=False
+                        column_types=dict.fromkeys(read, pa.string()), include_columns=read, strings_can_be_null=False
                     ),
                 )
                 for record in reader:
+                    swallowed = next(filter(None, map(self._swallowed, record.columns)), "")
+                    if swallowed:
+                        raise pa.ArrowInvalid("a quote is not closed")
                     cells = {place: record.column(key) for place, key in zip(places, keys, strict=True)}
                     cells |= _constant_cells(self, wanted, self._width, self._constants, record.num_rows)
                     yield Batch(record.num_rows, cells, min(raw.tell() / size, 1.0))
         except (pa.ArrowException, UnicodeError, OSError, EOFError) as error:
             if "Empty CSV file" in str(error) or "Could not skip initial" in str(error):  # nothing after the header
                 return
+            if swallowed:
+                begin = swallowed.lstrip().splitlines()[0][:80] if swallowed.strip() else ""
+                raise unreadable_source(
+                    self._path,
+                    f"a quote is opened and not closed for {swallowed.count(chr(10)):,} lines, from {begin!r} on; "
+                    "if quotes mean nothing in it, name another `source.quote`",
+                ) from error
             if every_line_counts and self.malformed_lines:
                 raise ImportMappingError(
                     f"{self._path} has a line with {self.first_malformed}.",
@@ -293,6 +313,18 @@ class CsvSource:
                     fix="Correct the line; an empty field is a missing value.",
                 ) from error
             raise self._unreadable(error) from error
+
+    def _holds_rows(self, text: str) -> bool:
+        """Whether a single field or row holds lines that look like rows: a quote was opened and not closed."""
+        if text.count("\n") <= _MOST_QUOTED_ROWS:
+            return False
+        separator = self._arrow_separator()
+        return sum(line.count(separator) == self._width - 1 for line in text.splitlines()) > _MOST_QUOTED_ROWS
+
+    def _swallowed(self, column: pa.Array) -> str:
+        """The first cell that holds rows; empty if there is none."""
+        long = column.filter(pc.greater(pc.binary_length(column), _SHORT_BYTES))
+        return next(filter(self._holds_rows, long.to_pylist()), "")
 
     def _head_lines(self) -> list[str]:
         """First lines, decoded; as many bytes as it takes to see the first data or column names whole."""

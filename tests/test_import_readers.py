@@ -96,6 +96,20 @@ def test_lines_without_end_are_refused(tmp_path, content):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("first", ['"2026-01-01,a,5,x', '2026-01-01,a,"5,x', '2026-01-01,a,5,"x'])
+def test_a_quote_that_takes_the_rows_after_it_into_its_field_is_refused(tmp_path, first):
+    rows = "".join(f"2026-01-01T00:{minute:02d},a,5,x\n" for minute in range(60))
+    with refused(DataFileError, "a quote is opened and not closed for 6"):
+        run(tmp_path, f"time,host,cpu,note\n{first}\n{rows}".encode())
+    assert not (tmp_path / "out").exists()
+
+
+def test_texts_of_many_lines_may_stand_beside_metrics(tmp_path):
+    trace = '"' + "in a call, of a call\n" * 200 + '"'
+    _, report = run(tmp_path, f"time,host,cpu,note\n2026-01-01,a,5,{trace}\n2026-01-02,a,5,x\n".encode())
+    assert report.rows_out == 2
+
+
 def test_a_packed_line_without_end_does_not_fill_the_memory_where_separators_are_replaced(tmp_path):
     source = tmp_path / "bomb.csv.gz"
     with gzip.open(source, "wb", compresslevel=1) as stream:
