@@ -38,7 +38,10 @@ _NO_SETTINGS = (
 class Settings(BaseSettings):
     """All settings of the product."""
 
-    model_config = SettingsConfigDict(env_prefix="TFT_", extra="forbid", frozen=True, validate_default=True)
+    # An empty variable, as Docker Compose and shell scripts pass on what is not set, is no folder, number or key
+    model_config = SettingsConfigDict(
+        env_prefix="TFT_", env_ignore_empty=True, extra="forbid", frozen=True, validate_default=True
+    )
 
     # Folders, relative to the working directory
     data_dir: Path = Field(Path("training"), description="where generated or imported contract data lies")

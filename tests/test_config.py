@@ -45,6 +45,12 @@ def test_defaults_hold_without_file_environment_and_flags():
     assert (settings.risk_yellow, settings.risk_red) == (0.3, 0.7)
 
 
+def test_an_empty_variable_is_none(monkeypatch):
+    monkeypatch.setenv("TFT_DATA_DIR", "")
+    monkeypatch.setenv("TFT_DAEMON_PORT", "")
+    assert (load_settings().data_dir, load_settings().daemon_port) == (Path("training"), 8000)
+
+
 def test_flags_win_over_environment_which_wins_over_the_file(monkeypatch):
     Path("tft.toml").write_text("daemon_port = 1111\ndashboard_port = 2222\nhidden_size = 16\n")
     monkeypatch.setenv("TFT_DAEMON_PORT", "3333")
