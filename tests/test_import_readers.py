@@ -106,7 +106,7 @@ def test_a_quote_that_takes_the_rows_after_it_into_its_field_is_refused(tmp_path
 
 def test_texts_of_many_lines_may_stand_beside_metrics(tmp_path):
     trace = '"' + "in a call, of a call\n" * 200 + '"'
-    _, report = run(tmp_path, f"time,host,cpu,note\n2026-01-01,a,5,{trace}\n2026-01-02,a,5,x\n".encode())
+    report, _ = run(tmp_path, f"time,host,cpu,note\n2026-01-01,a,5,{trace}\n2026-01-02,a,5,x\n".encode())
     assert report.rows_out == 2
 
 
