@@ -148,11 +148,14 @@ class EventBook:
         of_server: dict[int, list[Event]] = {}
         for event in self._running:
             of_server.setdefault(event.server, []).append(event)
-        for event in self._draw(day, first, rng):
-            others = of_server.setdefault(event.server, [])
-            if _is_free(event, others):
-                others.append(event)
-                self._running.append(event)
+        for leader, *followers in self._draw(day, first, rng):
+            if not _is_free(leader, of_server.get(leader.server, [])):
+                continue  # what it would have brought upon others does not come either
+            for event in (leader, *followers):
+                others = of_server.setdefault(event.server, [])
+                if _is_free(event, others):
+                    others.append(event)
+                    self._running.append(event)
         shape = (self._n, STEPS_PER_DAY)
         overlay = Overlay(
             cpu=np.zeros(shape, np.float32),
@@ -174,35 +177,42 @@ class EventBook:
 
     # ------------------------------------------------------------------------------------------------ what begins
 
-    def _draw(self, day: date, first: int, rng: np.random.Generator) -> Iterator[Event]:
-        """What begins on this day. Whether it finds its server free changes nothing of what is drawn next."""
+    def _draw(self, day: date, first: int, rng: np.random.Generator) -> Iterator[list[Event]]:
+        """What begins on this day, each with what it brings upon others.
+
+        Whether it finds its server free changes nothing of what is drawn next.
+        """
         for server in np.flatnonzero((day.toordinal() + self._patch_day) % 14 == 0):  # every fortnight
-            yield Event(
-                server=int(server),
-                kind=MAINTENANCE,
-                cause=MAINTENANCE,
-                begin=first + int(self._patch_begin[server]),
-                build=int(self._patch_steps[server]),
-                hold=0,
-                down=2 + int(server) % 3,  # the reboot
-            )
+            yield [
+                Event(
+                    server=int(server),
+                    kind=MAINTENANCE,
+                    cause=MAINTENANCE,
+                    begin=first + int(self._patch_begin[server]),
+                    build=int(self._patch_steps[server]),
+                    hold=0,
+                    down=2 + int(server) % 3,  # the reboot
+                )
+            ]
         struck = np.flatnonzero(rng.random(self._n) < self._rate)
         for server in struck:
-            yield from self._draw_incident(int(server), first, rng)
+            yield list(self._draw_incident(int(server), first, rng))
         for server in np.flatnonzero(rng.random(self._n) < self._leaks):
-            yield Event(
-                server=int(server),
-                kind=SLOW_LEAK,
-                cause=SLOW_LEAK,
-                begin=first + int(rng.integers(0, STEPS_PER_DAY)),
-                build=int(rng.integers(72, 480)),  # 6 to 40 hours, then the process is restarted and all is free
-                hold=0,
-                size=float(rng.uniform(6, 40)),
-                bend=float(rng.uniform(0.9, 1.2)),
-            )
+            yield [
+                Event(
+                    server=int(server),
+                    kind=SLOW_LEAK,
+                    cause=SLOW_LEAK,
+                    begin=first + int(rng.integers(0, STEPS_PER_DAY)),
+                    build=int(rng.integers(72, 480)),  # 6 to 40 hours, then the process is restarted and all is free
+                    hold=0,
+                    size=float(rng.uniform(6, 40)),
+                    bend=float(rng.uniform(0.9, 1.2)),
+                )
+            ]
 
     def _draw_incident(self, server: int, first: int, rng: np.random.Generator) -> Iterator[Event]:
-        """An incident or near miss of a server, with what it brings upon others."""
+        """An incident or near miss of a server, and after it what it brings upon others."""
         cause = CAUSES[min(int(np.searchsorted(self._causes[server], rng.random())), len(CAUSES) - 1)]
         begin = first + int(rng.integers(0, STEPS_PER_DAY))
         near_miss = rng.random() < 0.25

@@ -6,9 +6,10 @@ Knows nothing of files and HTTP. The rows for a start, seed and size do not depe
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
+from functools import partial
 from typing import Any, Final, Literal, get_args
 
 import numpy as np
@@ -170,15 +171,20 @@ class FleetRows:
 
     def pieces(self, day: SimulatedDay, since: datetime, until: datetime | None) -> Iterator[pa.Table]:
         """Rows of one day from `since` on and before `until`, sorted by time; nothing is there before the start."""
+        for task in self.tasks(day, since, until):
+            table = task()
+            if table.num_rows:  # sparse: all may be offline
+                yield table
+
+    def tasks(self, day: SimulatedDay, since: datetime, until: datetime | None) -> Iterator[Callable[[], pa.Table]]:
+        """Make the pieces of a day in any thread: each call gives one."""
         since = max(since, self.options.begin)
         for hour in range(0, 24, self._piece_hours):
             begin = day.begin + timedelta(hours=hour)
             end = day.begin + timedelta(hours=min(24, hour + self._piece_hours))
             if end <= since or (until is not None and begin >= until):
                 continue
-            table = self._table(day, max(begin, since), end if until is None else min(end, until))
-            if table.num_rows:
-                yield table
+            yield partial(self._table, day, max(begin, since), end if until is None else min(end, until))
 
     def incidents(self, befallen: Sequence[Incident], since: datetime, until: datetime) -> pa.Table:
         """Ground truth: incidents whose breach and end a time touches; those that went on beyond it have no end."""

@@ -174,23 +174,11 @@ def _noting(days: Iterator[SimulatedDay], incidents: list[Incident]) -> Iterator
 def _write_file(rows: FleetRows, days: Iterator[SimulatedDay], aside: Path, workers: int, written: _Progress) -> None:
     """One file; the workers make tables, which are written in order."""
     options = rows.options
-    tasks = (partial(_next, rows.pieces(day, options.begin, options.end)) for day in days)
+    tasks = (task for day in days for task in rows.tasks(day, options.begin, options.end))
     with open_writer(aside / DATA_FILE) as writer:
-        for tables in _in_order(tasks, workers):
-            for table in tables:
-                writer.write(table)
-                written.add(table.num_rows)
-
-
-def _next(pieces: Iterator[pa.Table]) -> Iterator[pa.Table]:
-    """Pieces of a day, the first of them made at once: at 5-minute steps and up to 1,000 servers that is the day."""
-    first = next(pieces, None)
-    return iter(()) if first is None else _chained(first, pieces)
-
-
-def _chained(first: pa.Table, rest: Iterator[pa.Table]) -> Iterator[pa.Table]:
-    yield first
-    yield from rest
+        for table in _in_order(tasks, workers):
+            writer.write(table)
+            written.add(table.num_rows)
 
 
 def _write_partitions(

@@ -274,7 +274,7 @@ def give_to_profiles(machines: list[dict[str, Any]]) -> list[str]:
         return np.array([low <= machine[metric]["peak"] < high for machine in machines], float)
 
     cpu, daily = rank(quantile("cpu_pct", 9)), rank(fact("cpu_pct", "daily"))
-    plateau = rank([machine["cpu_pct"]["weights"][4] + machine["cpu_pct"]["weights"][3] for machine in machines])
+    plateau = rank([sum(machine["cpu_pct"]["weights"][QUICK_NOISES:]) for machine in machines])
     usual = rank(quantile("cpu_pct", 6))
     bursty = rank((np.array(quantile("cpu_pct", 12)) / (np.array(quantile("cpu_pct", 6)) + 0.5)).tolist())
     alike = {
