@@ -154,10 +154,17 @@ def status(as_json: Json = False) -> None:
     "python main.py generate --stream --url http://127.0.0.1:8000 --scenario degrading",
 )
 def generate(
-    servers: Annotated[int, typer.Option(min=1, help="Number of servers; the mix of profiles stays the same.")] = 90,
+    servers: Annotated[
+        int, typer.Option(min=1, max=100_000, help="Number of servers; the mix of profiles stays the same.")
+    ] = 90,
     hours: Annotated[
         int | None,
-        typer.Option(min=24, help="Hours of history; 720 (30 days) recommended.", show_default="720; --stream: no end"),
+        typer.Option(
+            min=24,
+            max=24 * 366 * 10,
+            help="Hours of history; 720 (30 days) recommended.",
+            show_default="720; --stream: no end",
+        ),
     ] = None,
     offline_mode: Annotated[
         Literal["dense", "sparse"],
@@ -169,7 +176,11 @@ def generate(
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Same seed, same fleet.", show_default="setting seed")] = None,
     interval: Annotated[
-        str, typer.Option(metavar="TIME", help="Between rows of a server: 5m, 1m, 15s, 5s; a bare number is minutes.")
+        str,
+        typer.Option(
+            metavar="TIME",
+            help="Between rows of a server: 5m or a part of it, e.g. 1m, 15s, 5s, 1s; a bare number is minutes.",
+        ),
     ] = "5m",
     file_format: Annotated[
         Literal["parquet", "partitioned", "csv"],
@@ -232,7 +243,7 @@ def generate(
     else:
         _done(
             f"{made['rows']:,} rows of {made['servers']:,} servers, {made['start']} to {made['end']}, "
-            f"{made['incidents']:,} incidents",
+            f"{made['incidents']:,} incident{'' if made['incidents'] == 1 else 's'}",
             made["data_file"],
         )
 
@@ -278,7 +289,9 @@ def _stream(
     "python main.py import --list-presets",
 )
 def import_(
-    files: Annotated[list[Path] | None, typer.Argument(metavar="FILE…", help="CSV or Parquet files.")] = None,
+    files: Annotated[
+        list[Path] | None, typer.Argument(metavar="FILE…", help="CSV or Parquet files, or folders of them.")
+    ] = None,
     preset: Annotated[str | None, typer.Option(help="Shipped mapping to use, see --list-presets.")] = None,
     mapping: Annotated[Path | None, typer.Option(help="Your own mapping file (TOML).")] = None,
     prometheus: Annotated[
