@@ -164,6 +164,8 @@ class TimeRange:
         begin, end = parse_time(since, now, "--from"), parse_time(until, now, "--to")
         if begin >= end:
             raise _bad_time(f"--from ({iso_z(begin)}) is not before --to ({iso_z(end)})")
+        if begin.year < 1970:
+            raise _bad_time(f"--from ({iso_z(begin.replace(microsecond=0))}) lies before 1970")
         for name, moment in (("--from", begin), ("--to", end)):
             if moment > now + timedelta(seconds=60):
                 raise _bad_time(f"{name} ({iso_z(moment)}) is in the future; it is {iso_z(now.replace(microsecond=0))}")

@@ -827,6 +827,7 @@ def test_times_are_read_as_people_write_them(text, meant):
         ("-1h", "-1h", "5m", "is not before"),
         ("2026-11-01", "2026-11-23", "5m", "is in the future"),
         ("2027-01-01", "2027-01-02", "5m", "is in the future"),
+        ("-100000d", "now", "5m", "lies before 1970"),
         ("-4m", "now", "5m", "no whole step"),
         ("yesterday", "now", "5m", "'yesterday' is no time"),
         ("", "now", "5m", "is no time"),
