@@ -79,7 +79,9 @@ def open_writer(path: str | os.PathLike[str]) -> Iterator[ContractWriter]:
     try:
         with (
             atomic_path(path) as partial,
-            pq.ParquetWriter(partial, CONTRACT_SCHEMA, compression="zstd", compression_level=1) as writer,
+            pq.ParquetWriter(
+                partial, CONTRACT_SCHEMA, compression="zstd", compression_level=1, write_page_checksum=True
+            ) as writer,
         ):
             yield ContractWriter(writer)
     except DataFileError:
@@ -123,7 +125,9 @@ def open_dataset(path: str | os.PathLike[str]) -> ds.Dataset:
             fix="Check the path, or make data with `python main.py generate` or `python main.py import FILE`.",
         )
     try:
-        return ds.dataset([str(file) for file in files], format="parquet", partitioning="hive")
+        checked = ds.ParquetFragmentScanOptions(page_checksum_verification=True)
+        kind = ds.ParquetFileFormat(default_fragment_scan_options=checked)
+        return ds.dataset([str(file) for file in files], format=kind, partitioning="hive")
     except (pa.ArrowException, OSError) as error:
         raise unreadable(path, error) from error
 
@@ -162,7 +166,8 @@ def iter_frames(
             at = fragment.path  # which of many files it is that cannot be read
             keys = ds.get_partition_keys(fragment.partition_expression)
             told = {key: value for key, value in keys.items() if columns is None or key in columns}
-            with pq.ParquetFile(fragment.path, pre_buffer=False, buffer_size=1 << 20) as file:
+            options: dict[str, Any] = {"pre_buffer": False, "buffer_size": 1 << 20}
+            with pq.ParquetFile(fragment.path, page_checksum_verification=True, **options) as file:
                 there = file.schema_arrow.names
                 wanted = there if columns is None else [name for name in columns if name in there]
                 for batch in file.iter_batches(batch_rows, columns=wanted):

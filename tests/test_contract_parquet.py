@@ -12,6 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from conftest import make_fleet
 
 from contract_parquet import (
     CONTRACT_SCHEMA,
@@ -218,3 +219,21 @@ def test_files_of_different_columns_never_share_a_piece(tmp_path):
 def test_a_file_that_may_not_be_read_is_not_called_damaged():
     error = unreadable("fleet.parquet", PermissionError(13, "Permission denied"))
     assert "permission" in error.what and "chmod" in error.fix and "damaged" not in str(error)
+
+
+def test_a_byte_that_flipped_on_the_disk_is_never_read_as_a_value(tmp_path):
+    path = tmp_path / "server_metrics.parquet"
+    with open_writer(path) as writer:
+        writer.write(make_fleet(hours=24))
+    whole, rows = path.read_bytes(), read_frame(path)
+    noticed = 0
+    for place in np.random.default_rng(1).integers(100, len(whole) - 4_000, 40):  # before the footer
+        damaged = bytearray(whole)
+        damaged[place] ^= 0x10
+        path.write_bytes(bytes(damaged))
+        for read in (read_frame, lambda file: pd.concat(iter_frames(file), ignore_index=True)):
+            try:
+                assert read(path)[list(rows)].equals(rows)  # what flipped is no value, such as a statistic of a page
+            except DataFileError as error:
+                noticed += "cannot be read" in str(error)
+    assert noticed > 60
