@@ -20,26 +20,26 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 import pytest
 from import_helpers import PLAIN, THREE_FILES, mapping, refused, run, run_file
+from peak_memory import PEAK_MB
 
 from data_contract import DataFileError, ImportMappingError
 from metrics_importer import import_files
 
 ROOT = Path(__file__).resolve().parent.parent
-CHILD = """
-import json, resource, sys
+CHILD = f"""{PEAK_MB}
+import json, sys
 sys.path.insert(0, sys.argv[1])
 from data_contract import ProductError
 from metrics_importer import import_files, parse_mapping
 wanted = parse_mapping(
-    {"time": {"column": "time"}, "server": {"column": "host"}, "metrics": {"cpu_pct": {"column": "cpu"}}}
+    {{"time": {{"column": "time"}}, "server": {{"column": "host"}}, "metrics": {{"cpu_pct": {{"column": "cpu"}}}}}}
 )
-answer = {}
+answer = {{}}
 try:
     answer["rows"] = import_files(sys.argv[2], wanted, sys.argv[3]).rows_out
 except ProductError as error:
     answer["error"] = str(error)
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-print(json.dumps({**answer, "peak_mb": peak / 1e6}))
+print(json.dumps({{**answer, "peak_mb": peak_mb()}}))
 """
 
 

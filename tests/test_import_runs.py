@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from peak_memory import PEAK_MB
 
 from import_report import Tally
 from import_rows import Gaps, Rows, concatenated, regrouped, settled
@@ -141,7 +142,7 @@ def test_rows_of_different_servers_make_no_gap():
 
 def test_memory_does_not_grow_with_the_rows_even_of_a_single_server(tmp_path):
     script = """
-        import resource, sys
+        import sys
         sys.path.insert(0, sys.argv[1])
         import numpy as np
         from pathlib import Path
@@ -156,11 +157,11 @@ def test_memory_does_not_grow_with_the_rows_even_of_a_single_server(tmp_path):
             runs.add(Rows(np.zeros(size, np.int32), time, values, None, np.zeros(size, np.bool_)))
         done = sum(len(rows) for rows in regrouped(settled(runs.in_order(), ["a"], Tally()), size))
         assert done > 0.99 * runs.rows, done
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6)
+        print(peak_mb())
     """
 
     def peak_mb(pieces: int) -> float:
-        command = [sys.executable, "-c", textwrap.dedent(script), str(ROOT), str(tmp_path), str(pieces)]
+        command = [sys.executable, "-c", PEAK_MB + textwrap.dedent(script), str(ROOT), str(tmp_path), str(pieces)]
         return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
     small, large = peak_mb(12), peak_mb(32)  # 3.1 and 8.4 million rows of 33 bytes
