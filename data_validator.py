@@ -271,7 +271,9 @@ def _judge_footers(path: str | os.PathLike[str]) -> _Footers:
             wrong.setdefault(version.decode("utf-8", "replace"), []).append(name)
         known = set(found.columns)
         keys = ds.get_partition_keys(fragment.partition_expression)
-        found.columns += [column for column in (*schema.names, *keys) if column not in known]
+        # What folders are called after is no column of the data, unless it is one of the contract's.
+        contract_keys = [key for key in keys if key in REQUIRED_COLUMNS]
+        found.columns += [column for column in (*schema.names, *contract_keys) if column not in known]
         there = dict(zip(schema.names, schema.types, strict=True))
         for column, of_column in kinds.items():
             kind = _kind_of(there[column]) if column in there else "text" if column in keys else ""

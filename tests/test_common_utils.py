@@ -274,3 +274,18 @@ def test_importing_sets_up_no_logging():
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
     )
     assert done.stdout.split() == ["[]", str(logging.WARNING)]
+
+
+def test_a_folder_of_parquet_parts_is_replaced_like_a_file_and_put_back_if_another_cannot_be(tmp_path):
+    parts = tmp_path / "data" / "day=1"
+    parts.mkdir(parents=True)
+    (parts / "part.parquet").write_text("old")
+    (tmp_path / "stale").write_text("old")
+    with written_together(tmp_path, ["data", "b"], stale=["stale"]) as aside:
+        (aside / "data").write_text("a file now")
+        (aside / "b").write_text("new")
+    assert names_in(tmp_path) == ["b", "data"] and (tmp_path / "data").read_text() == "a file now"
+    with pytest.raises(OSError), written_together(tmp_path, ["data", "lacks"], stale=["b"]) as aside:
+        (aside / "data" / "day=2").mkdir(parents=True)
+        (aside / "data" / "day=2" / "part.parquet").write_text("new")
+    assert names_in(tmp_path) == ["b", "data"] and (tmp_path / "data").read_text() == "a file now"

@@ -203,3 +203,69 @@ def test_ctrl_c_leaves_the_old_files_as_they_were(tmp_path):
         process.kill()
     assert process.returncode == 130 and "Traceback" not in stderr
     assert files_of(tmp_path) == before
+
+
+# -------------------------------------------------------------------------------------------------- formats and workers
+
+
+@pytest.mark.parametrize("interval_seconds", [300, 60])
+def test_rows_are_the_same_whatever_the_format_and_the_number_of_workers(tmp_path, interval_seconds):
+    options = GeneratorOptions(
+        servers=9, hours=50, start=datetime(2026, 1, 5, 22, 55, tzinfo=timezone.utc), interval_seconds=interval_seconds
+    )
+    wanted = generate_frame(options)
+    for file_format in ("parquet", "partitioned"):
+        for workers in (1, 3):
+            made = generate(options, tmp_path / f"{file_format}{workers}", file_format=file_format, workers=workers)
+            pd.testing.assert_frame_equal(read_frame(made.data_file), wanted)
+
+
+def test_partitioned_data_has_one_file_per_day_and_is_read_like_a_file(tmp_path):
+    options = GeneratorOptions(servers=5, hours=60, start=datetime(2026, 1, 5, 12, tzinfo=timezone.utc))
+    made = generate(options, tmp_path, file_format="partitioned")
+    parts = sorted(str(path.relative_to(made.data_file)) for path in made.data_file.rglob("*") if path.is_file())
+    assert parts == [f"date=2026-01-0{day}/part-0.parquet" for day in (5, 6, 7)]
+    report = DataValidator(strict=True).validate_file(tmp_path)
+    assert (report.rows, report.warnings) == (5 * 60 * 12, [])
+
+
+def test_one_format_replaces_another_and_leaves_nothing_of_it(tmp_path):
+    small = GeneratorOptions(servers=4, hours=24, start=SMALL.start)
+    for file_format in ("partitioned", "csv", "parquet", "partitioned"):
+        name = "server_metrics.csv" if file_format == "csv" else "server_metrics.parquet"
+        made = generate(small, tmp_path, file_format=file_format)
+        assert made.data_file.name == name and made.data_file.is_dir() == (file_format == "partitioned")
+        assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*FILES[:3], name])
+
+
+def test_csv_is_for_small_sets_and_comes_back_as_it_was(tmp_path):
+    made = generate(GeneratorOptions(servers=4, hours=24, start=SMALL.start), tmp_path, file_format="csv")
+    frame = pd.read_csv(made.data_file, parse_dates=["timestamp"])
+    wanted = generate_frame(GeneratorOptions(servers=4, hours=24, start=SMALL.start))
+    assert list(frame) == list(wanted) and (frame["timestamp"] == wanted["timestamp"]).all()
+    for metric in ("cpu_pct", "mem_pct", "disk_io_mb_s", "latency_ms"):
+        assert (frame[metric].astype("float32") == wanted[metric]).all(), metric
+    with pytest.raises(ConfigurationError, match="less than 10,000 rows"):
+        generate(GeneratorOptions(servers=40, hours=24), tmp_path, file_format="csv")
+    assert made.data_file.exists()
+
+
+def test_a_folder_of_that_name_that_holds_other_things_is_left_alone(tmp_path):
+    (tmp_path / "server_metrics.parquet").mkdir()
+    (tmp_path / "server_metrics.parquet" / "notes.txt").write_text("mine")
+    for file_format in ("parquet", "partitioned"):
+        with pytest.raises(DataFileError, match=r"is a folder|Is a directory"):
+            generate(SMALL, tmp_path, file_format=file_format)
+    assert (tmp_path / "server_metrics.parquet" / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("5m", 300), ("15s", 15), ("1", 60), ("60 s", 60), ("2.5m", None), ("7s", None)]
+)
+def test_intervals_are_told_in_minutes_or_seconds(tmp_path, text, seconds):
+    done = run_generator("--servers", "1", "--hours", "24", "--interval", text, "--out_dir", str(tmp_path / "out"))
+    if seconds is None:
+        assert done.returncode in {1, 2} and not (tmp_path / "out").exists() and "Traceback" not in done.stderr
+    else:
+        frame = read_frame(tmp_path / "out" / "server_metrics.parquet")
+        assert frame["timestamp"].diff().dropna().unique().tolist() == [pd.Timedelta(seconds=seconds)]
