@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from import_helpers import BITBRAINS_HEADER, adds_up, mapping, refused, run, run_file, times
+from import_helpers import BITBRAINS_HEADER, adds_up, refused, run, run_file, times
 from rich.console import Console
 
 from data_contract import DATA_FILE, ImportMappingError
@@ -102,16 +102,7 @@ def test_servers_that_report_none_of_the_metrics_are_named_and_left_out(tmp_path
 
 
 def test_rows_that_real_clocks_put_on_one_time_are_settled_and_counted(tmp_path):
-    wanted = mapping("""
-        [time]
-        column = "timestamp"
-        [server]
-        name = "i-1ef3de"
-        [metrics.disk_io_mb_s]
-        column = "value"
-        unit = "B/5min"
-    """)
-    report, frame = run_file(SAMPLES / "nab_ec2_disk_write_1ef3de.csv", wanted, tmp_path / "out")
+    report, frame = run_file(SAMPLES / "nab_ec2_disk_write_1ef3de.csv", load_preset("nab"), tmp_path / "out")
     assert report.rows_in == 576
     assert report.rows_dropped == {"duplicate": 11}
     source = pd.read_csv(SAMPLES / "nab_ec2_disk_write_1ef3de.csv")
@@ -268,19 +259,10 @@ def test_untouched_files_come_in_by_their_preset(tmp_path, preset, name, rows):
 
 @needs_real_data
 def test_every_raw_sample_comes_in(tmp_path):
-    """The eighth is a disk counter without its period: a mapping of two lines says what the file does not."""
-    disk = mapping("""
-        [time]
-        column = "timestamp"
-        [server]
-        from_file_name = true
-        [metrics.disk_io_mb_s]
-        column = "value"
-        unit = "B/5min"
-    """)
     by_preset = {
         "bitbrains_rnd_2013-7_150.csv": "bitbrains",
         "nab_ec2_cpu_ac20cd.csv": "nab",
+        "nab_ec2_disk_write_1ef3de.csv": "nab",
         "aimlp_server_metrics.csv": "top",
         "alibaba2018_dcmean_day1_300s.csv": "alibaba",
         "planetlab_20110303_one.txt": "planetlab",
@@ -288,8 +270,7 @@ def test_every_raw_sample_comes_in(tmp_path):
         "cloudcluster12_202408_1.csv": "cloudcluster",
     }
     for sample in sorted((REAL / "raw_samples").iterdir()):
-        wanted = load_preset(by_preset[sample.name]) if sample.name in by_preset else disk
-        report, _ = run_file(sample, wanted, tmp_path / "out")
+        report, _ = run_file(sample, load_preset(by_preset[sample.name]), tmp_path / "out")
         assert report.rows_out > 10, sample.name
 
 
