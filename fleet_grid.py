@@ -6,7 +6,7 @@ invented value. NumPy and pandas only; the model's tensors are made from these g
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
@@ -31,6 +31,7 @@ DAY_STEPS = 24 * 60 // STEP_MINUTES
 N_METRICS = len(METRICS)
 
 MAX_GRID_CELLS = 500_000_000  # servers × steps; 500 M cells are 10 GB
+_BLOCK_CELLS = 1_000_000  # worked on at a time, some 50 MB
 
 
 def step_of(moment: datetime) -> int:
@@ -140,6 +141,12 @@ class FleetGrid:
             values=values,
             states=states.reshape(shape),
         )
+
+    def blocks(self, cells: int = _BLOCK_CELLS) -> Iterator[slice]:
+        """Slices of servers with at most so many cells each: to go through a grid that is larger than the memory."""
+        servers = max(1, cells // max(1, self.n_steps))
+        for start in range(0, self.n_servers, servers):
+            yield slice(start, min(start + servers, self.n_servers))
 
     def until(self, step: int) -> FleetGrid:
         """The same fleet as it was known when `step` began."""
