@@ -25,7 +25,6 @@ from common_utils import sha256_of_file
 from config import Settings
 from data_contract import (
     CONTRACT_VERSION,
-    HORIZON_STEPS,
     METRIC_COLUMNS,
     MODEL_FILES,
     MODEL_VERSION,
@@ -36,13 +35,10 @@ from data_contract import (
     ModelFolderError,
     TrainingError,
 )
-from fleet_grid import FleetGrid
 from model_folder import load_model
-from tft_features import Augmentation, FeatureSpec, FleetTensors, typical_spread
 from tft_trainer import judge_quality, train
 from training_checkpoints import SafetensorsCheckpointIO
 from training_loop import EpochRecord, quantile_loss
-from training_windows import WindowBatches, split_origins
 
 ROOT = Path(__file__).parent.parent
 
@@ -111,41 +107,6 @@ def test_a_metric_that_is_missing_throughout_is_learned_around(settings: Setting
     file = write_fleet(tmp_path / "f.parquet", make_fleet(FLEET[:3], hours=30).assign(latency_ms=np.nan))
     info = json.loads((train(file, tmp_path / "m", settings, epochs=1) / "training_info.json").read_text())
     assert info["validation"]["latency_ms"] is None and info["validation"]["cpu_pct"]["mae"] > 0
-
-
-def test_training_windows_end_before_the_validation_period_begins() -> None:
-    grid = FleetGrid.from_frame(make_fleet(hours=48))
-    split = split_origins(grid, 0.25)
-    assert np.flatnonzero(split.train.any(axis=0)).max() + HORIZON_STEPS <= split.train_end
-    assert np.flatnonzero(split.validation.any(axis=0)).min() == split.train_end
-    assert split.validation.any(axis=0).sum() >= 12
-
-
-def test_windows_without_any_label_or_recent_history_are_not_drawn() -> None:
-    frame = make_fleet(("ppweb001", "ppweb002"), hours=48)
-    gone = (frame["server_name"] == "ppweb002") & (frame.index % 576 > 100)
-    grid = FleetGrid.from_frame(frame[~gone])
-    split = split_origins(grid, 0.2)
-    assert np.flatnonzero(split.train[1]).max() <= 101 and not split.validation[1].any()
-
-
-def test_every_epoch_draws_other_windows_and_validation_always_the_same() -> None:
-    grid = FleetGrid.from_frame(make_fleet(FLEET[:2], hours=40))
-    spec = FeatureSpec(24, ("1", "2"), typical_spread(grid))
-    fleet = FleetTensors.from_grid(grid, spec, ["1", "2"])
-    split = split_origins(grid, 0.2)
-    training = WindowBatches(fleet, spec, split.train, windows=70, batch_size=32, seed=1, augmentation=Augmentation())
-    assert len(training) == 3
-    first = [batch.labels for batch in training]
-    assert [len(labels) for labels in first] == [32, 32, 6]
-    again = [batch.labels for batch in training]
-    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
-    training.epoch = 1
-    assert not torch.equal(next(iter(training)).labels, first[0])
-    validation = WindowBatches(fleet, spec, split.validation, windows=10, batch_size=32, seed=1)
-    before = next(iter(validation)).labels
-    validation.epoch = 5
-    assert torch.equal(before, next(iter(validation)).labels)
 
 
 # ----------------------------------------------------------------------------------------------------------- bad input
