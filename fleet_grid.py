@@ -1,12 +1,13 @@
 """How contract rows become a fleet on the 5-minute grid: whole for training, rolling for the daemon.
 
 Servers × steps × metrics in contiguous arrays. Finer data is averaged onto the grid; a gap stays a gap (NaN), never an
-invented value. NumPy and pandas only; the model's tensors are made from these grids in `tft_features.py`.
+invented value. NumPy and pandas only; the model's tensors are made from these grids in `tft_features.py`, and grids of
+files larger than memory in `training_data.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
@@ -16,7 +17,6 @@ import pandas as pd
 
 from data_contract import (
     METRIC_COLUMNS,
-    METRICS,
     PROFILE,
     SERVER_NAME,
     STATE,
@@ -25,12 +25,14 @@ from data_contract import (
     VALID_STATES,
     ContractError,
 )
+from grid_averages import N_METRICS, STEP_MICROSECONDS, GridAverages
 
 STEP_SECONDS = STEP_MINUTES * 60
 DAY_STEPS = 24 * 60 // STEP_MINUTES
-N_METRICS = len(METRICS)
 
 MAX_GRID_CELLS = 500_000_000  # servers × steps; 500 M cells are 10 GB
+_ROWS_AT_ONCE = 1_000_000
+_STATE_PLACES = {state: place for place, state in enumerate(VALID_STATES)}
 _BLOCK_CELLS = 1_000_000  # worked on at a time, some 50 MB
 
 
@@ -45,6 +47,44 @@ def time_of(step: int) -> datetime:
     return datetime.fromtimestamp(step * STEP_SECONDS, tz=timezone.utc)
 
 
+@dataclass(frozen=True)
+class GridRows:
+    """Contract rows as numbers: what `GridAverages` takes in.
+
+    Attributes
+    ----------
+    servers : int64 array
+        Places in the given names, -1 for other servers.
+    steps, instants : int64 arrays
+        5-minute steps and microseconds since 1970, UTC.
+    values : float64 array, (rows, n_metrics)
+    states : int8 array
+        Places in `VALID_STATES`, -1 for anything else.
+    """
+
+    servers: npt.NDArray[np.int64]
+    steps: npt.NDArray[np.int64]
+    instants: npt.NDArray[np.int64]
+    values: npt.NDArray[np.float64]
+    states: npt.NDArray[np.int8]
+
+    @classmethod
+    def of(cls, frame: pd.DataFrame, place_of: Mapping[str, int]) -> GridRows:
+        """Read contract rows; `place_of` gives each server's number."""
+        instants = _microseconds(frame[TIMESTAMP])
+        values = [frame[column].to_numpy(dtype=np.float64, na_value=np.nan) for column in METRIC_COLUMNS]
+        return cls(
+            servers=_places(frame[SERVER_NAME], place_of),
+            steps=instants // STEP_MICROSECONDS,
+            instants=instants,
+            values=np.stack(values, axis=-1),
+            states=_places(frame[STATE], _STATE_PLACES).astype(np.int8),
+        )
+
+    def __getitem__(self, kept: npt.NDArray[np.bool_]) -> GridRows:
+        return GridRows(self.servers[kept], self.steps[kept], self.instants[kept], self.values[kept], self.states[kept])
+
+
 def _microseconds(timestamps: pd.Series) -> npt.NDArray[np.int64]:
     """Microseconds since 1970 of each timestamp, whatever its resolution; naive times are UTC."""
     if timestamps.dt.tz is not None:
@@ -53,8 +93,18 @@ def _microseconds(timestamps: pd.Series) -> npt.NDArray[np.int64]:
     return result
 
 
-def _state_codes(states: pd.Series) -> npt.NDArray[np.int8]:
-    return np.asarray(pd.Categorical(states.astype(object), categories=list(VALID_STATES)).codes, dtype=np.int8)
+def _places(text: pd.Series, place_of: Mapping[str, int]) -> npt.NDArray[np.int64]:
+    """Number of each text, -1 for those that have none."""
+    text = text if isinstance(text.dtype, pd.CategoricalDtype) else text.astype("category")
+    places = np.array([*(place_of.get(str(value), -1) for value in text.cat.categories), -1], dtype=np.int64)
+    found: npt.NDArray[np.int64] = places[text.cat.codes.to_numpy()]  # code -1, for missing, takes the last one
+    return found
+
+
+def _profiles_by_server(frame: pd.DataFrame) -> dict[str, str]:
+    """Profile of each server in a frame: that of its last row."""
+    newest = frame[[SERVER_NAME, PROFILE]].drop_duplicates(SERVER_NAME, keep="last")
+    return dict(zip(newest[SERVER_NAME].astype(str), newest[PROFILE].astype(str), strict=True))
 
 
 @dataclass(frozen=True)
@@ -114,33 +164,24 @@ class FleetGrid:
                 why="Without measurements there is nothing to learn from and nothing to forecast.",
                 fix="Check the time range and the import report.",
             )
-        instants = _microseconds(frame[TIMESTAMP])
-        steps = instants // (STEP_SECONDS * 1_000_000)
-        codes, names = pd.factorize(frame[SERVER_NAME].astype(str), sort=True)
+        profile_of = _profiles_by_server(frame)
+        names = tuple(sorted(profile_of))
+        place_of = {name: place for place, name in enumerate(names)}
+        steps = _microseconds(frame[TIMESTAMP]) // STEP_MICROSECONDS
         first, last = int(steps.min()), int(steps.max())
-        shape = (len(names), last - first + 1)
-        if shape[0] * shape[1] > MAX_GRID_CELLS:
+        n_steps = last - first + 1
+        if len(names) * n_steps > MAX_GRID_CELLS:
             raise ContractError(
-                f"{shape[0]:,} servers from {time_of(first):%Y-%m-%d} to {time_of(last):%Y-%m-%d} exceed memory.",
+                f"{len(names):,} servers from {time_of(first):%Y-%m-%d} to {time_of(last):%Y-%m-%d} exceed memory.",
                 why="Every server has one cell per 5 minutes of the whole time range; a clock that was once wrong "
                 "stretches it over years.",
                 fix="Remove the rows with wrong times, or use a shorter time range.",
             )
-        cell = codes.astype(np.int64) * shape[1] + (steps - first)
-        in_order = np.argsort(instants, kind="stable") if np.any(np.diff(instants) < 0) else slice(None)
-        states = np.full(shape[0] * shape[1], -1, dtype=np.int8)
-        states[cell[in_order]] = _state_codes(frame[STATE])[in_order]
-        values = np.empty((*shape, N_METRICS), dtype=np.float32)
-        for k, column in enumerate(METRIC_COLUMNS):
-            values[..., k] = _cell_means(cell, frame[column].to_numpy(dtype=np.float64, na_value=np.nan), shape)
-        profile_of = dict(zip(frame[SERVER_NAME].astype(str), frame[PROFILE].astype(str), strict=True))
-        return cls(
-            names=tuple(str(name) for name in names),
-            profiles=tuple(profile_of[str(name)] for name in names),
-            first_step=first,
-            values=values,
-            states=states.reshape(shape),
-        )
+        averages = GridAverages(len(names), n_steps)
+        for start in range(0, len(frame), _ROWS_AT_ONCE):
+            rows = GridRows.of(frame.iloc[start : start + _ROWS_AT_ONCE], place_of)
+            averages.add(rows.servers, rows.steps - first, rows.instants, rows.values, rows.states)
+        return cls(names, tuple(profile_of[name] for name in names), first, averages.means(), averages.states)
 
     def blocks(self, cells: int = _BLOCK_CELLS) -> Iterator[slice]:
         """Slices of servers with at most so many cells each: to go through a grid that is larger than the memory."""
@@ -172,18 +213,6 @@ class FleetGrid:
         )
 
 
-def _cell_means(
-    cell: npt.NDArray[np.int64], values: npt.NDArray[np.float64], shape: tuple[int, int]
-) -> npt.NDArray[np.float64]:
-    """Mean of the values of each cell, NaN where there is none."""
-    seen = np.isfinite(values)
-    size = shape[0] * shape[1]
-    count = np.bincount(cell[seen], minlength=size)
-    total = np.bincount(cell[seen], weights=values[seen], minlength=size)
-    with np.errstate(invalid="ignore"):
-        return np.asarray(total / count).reshape(shape)
-
-
 class RollingGrid:
     """The newest hours of a fleet, kept on the grid while rows arrive. Not thread-safe: the caller holds a lock.
 
@@ -198,10 +227,7 @@ class RollingGrid:
         self._end = 0  # first step after the ring
         self._index: dict[str, int] = {}
         self._profiles: list[str] = []
-        self._sum = np.zeros((0, self._n_steps, N_METRICS), dtype=np.float64)
-        self._count = np.zeros((0, self._n_steps, N_METRICS), dtype=np.int32)
-        self._states = np.full((0, self._n_steps), -1, dtype=np.int8)
-        self._state_time = np.zeros((0, self._n_steps), dtype=np.int64)
+        self._averages = GridAverages(0, self._n_steps)
         self._last_seen = np.zeros(0, dtype=np.int64)
 
     @property
@@ -223,37 +249,22 @@ class RollingGrid:
         """Take in valid contract rows that were not added before."""
         if frame.empty:
             return
-        instants = _microseconds(frame[TIMESTAMP])
-        steps = instants // (STEP_SECONDS * 1_000_000)
-        names = frame[SERVER_NAME].astype(str)
-        self._grow(dict(zip(names, frame[PROFILE].astype(str), strict=True)))
-        self._advance(int(steps.max()) + 1)
-        rows = names.map(self._index).to_numpy(dtype=np.int64)
-        np.maximum.at(self._last_seen, rows, steps)
-        columns = steps - (self._end - self._n_steps)
-        kept = columns >= 0
-        rows, columns = rows[kept], columns[kept]
-        values = frame[list(METRIC_COLUMNS)].to_numpy(dtype=np.float64, na_value=np.nan)[kept]
-        seen = np.isfinite(values)
-        np.add.at(self._sum, (rows, columns), np.where(seen, values, 0.0))
-        np.add.at(self._count, (rows, columns), seen)
-        instant = instants[kept]
-        states = _state_codes(frame[STATE])[kept]
-        order = np.argsort(instant, kind="stable")  # with repeated indices the last assignment stands
-        order = order[instant[order] >= self._state_time[rows[order], columns[order]]]
-        self._state_time[rows[order], columns[order]] = instant[order]
-        self._states[rows[order], columns[order]] = states[order]
+        self._grow(_profiles_by_server(frame))
+        rows = GridRows.of(frame, self._index)
+        self._advance(int(rows.steps.max()) + 1)
+        np.maximum.at(self._last_seen, rows.servers, rows.steps)
+        begin = self._end - self._n_steps
+        rows = rows[rows.steps >= begin]
+        self._averages.add(rows.servers, rows.steps - begin, rows.instants, rows.values, rows.states)
 
     def snapshot(self) -> FleetGrid:
         """Present content as an independent grid that ends with the newest step."""
-        with np.errstate(invalid="ignore"):
-            values = np.where(self._count > 0, self._sum / self._count, np.nan).astype(np.float32)
         return FleetGrid(
             names=tuple(self._index),
             profiles=tuple(self._profiles),
             first_step=self._end - self._n_steps,
-            values=values,
-            states=self._states.copy(),
+            values=self._averages.means(),
+            states=self._averages.states.copy(),
         )
 
     def forget(self, names: Sequence[str]) -> None:
@@ -261,8 +272,7 @@ class RollingGrid:
         keep = [position for name, position in self._index.items() if name not in set(names)]
         kept_names = [name for name in self._index if name not in set(names)]
         self._profiles = [self._profiles[position] for position in keep]
-        self._sum, self._count = self._sum[keep], self._count[keep]
-        self._states, self._state_time = self._states[keep], self._state_time[keep]
+        self._averages.keep(keep)
         self._last_seen = self._last_seen[keep]
         self._index = {name: position for position, name in enumerate(kept_names)}
 
@@ -274,25 +284,15 @@ class RollingGrid:
                 self._profiles.append(profile)
             else:
                 self._profiles[position] = profile
-        missing = len(self._index) - len(self._sum)
+        missing = len(self._index) - len(self._last_seen)
         if missing > 0:
-            self._sum = np.concatenate([self._sum, np.zeros((missing, *self._sum.shape[1:]))])
-            self._count = np.concatenate([self._count, np.zeros((missing, *self._count.shape[1:]), dtype=np.int32)])
-            self._states = np.concatenate([self._states, np.full((missing, self._n_steps), -1, dtype=np.int8)])
-            self._state_time = np.concatenate([self._state_time, np.zeros((missing, self._n_steps), dtype=np.int64)])
+            self._averages.grow(missing)
             self._last_seen = np.concatenate([self._last_seen, np.zeros(missing, dtype=np.int64)])
 
     def _advance(self, end: int) -> None:
-        shift = end - self._end
-        if shift <= 0:
-            return
-        for array, empty in ((self._sum, 0), (self._count, 0), (self._states, -1), (self._state_time, 0)):
-            if shift < self._n_steps:
-                array[:, :-shift] = array[:, shift:]
-                array[:, -shift:] = empty
-            else:
-                array[:] = empty
-        self._end = end
+        if end > self._end:
+            self._averages.shift(end - self._end)
+            self._end = end
 
 
 def _self_check() -> None:
