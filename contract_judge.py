@@ -165,6 +165,12 @@ class RowJudge:
         self._suspect = np.zeros(0, np.bool_)  # a row was not later than the one before: there may be duplicates
         self._duplicates = np.zeros(0, np.int64)
 
+    @property
+    def profiles(self) -> dict[str, str]:
+        """Profile of each server seen so far by its name, as its first row that has a valid one says."""
+        places = zip(self._servers, self._server_profile, strict=True)
+        return {name: VALID_PROFILES[place] for name, place in places if place >= 0}
+
     def judge_columns(self, names: Iterable[object]) -> None:
         """Look for missing, unknown and repeated columns."""
         present = list(names)

@@ -35,6 +35,8 @@ from data_contract import (
 # Small files and row groups are put together: what pandas does once a piece takes as long as 60,000 rows
 _ROWS_WORTH_A_PIECE = 65_536
 
+_MOST_TICKS = 2**63 - 1
+
 VERSION_KEY = b"contract_version"
 
 # float32 holds a percentage to 6 digits at half the memory; strings are dictionary-encoded because they repeat.
@@ -144,9 +146,15 @@ def data_files(folder: Path) -> list[Path]:
 
 
 def iter_frames(
-    path: str | os.PathLike[str], columns: Sequence[str] | None = None, batch_rows: int = 262_144
+    path: str | os.PathLike[str],
+    columns: Sequence[str] | None = None,
+    batch_rows: int = 262_144,
+    period: tuple[int, int] | None = None,
 ) -> Iterator[pd.DataFrame]:
     """Read a file or folder piece by piece, in constant memory, file after file.
+
+    With a period (microseconds since 1970, the end excluded), what lies outside it by the files' own statistics is not
+    read; rows outside it may come all the same.
 
     Columns that a file lacks are left out of its pieces; small files of the same columns share a piece. Arrow's data
     sets are not used here: measured on 23 million rows, their scanner reads on while the caller works, up to 1.7 GB; a
@@ -167,10 +175,13 @@ def iter_frames(
             keys = ds.get_partition_keys(fragment.partition_expression)
             told = {key: value for key, value in keys.items() if columns is None or key in columns}
             options: dict[str, Any] = {"pre_buffer": False, "buffer_size": 1 << 20}
+            groups = None if period is None else _groups_within(fragment, period)
+            if groups == []:
+                continue
             with pq.ParquetFile(fragment.path, page_checksum_verification=True, **options) as file:
                 there = file.schema_arrow.names
                 wanted = there if columns is None else [name for name in columns if name in there]
-                for batch in file.iter_batches(batch_rows, columns=wanted):
+                for batch in file.iter_batches(batch_rows, row_groups=groups, columns=wanted):
                     table = pa.Table.from_batches([batch]).select(wanted)
                     for key, value in told.items():
                         table = _with_constant(table, key, value)
@@ -187,6 +198,19 @@ def iter_frames(
         raise unreadable(at, error) from error
     if waiting:
         yield _to_frame(waiting)
+
+
+def _groups_within(fragment: Any, period: tuple[int, int]) -> list[int] | None:
+    """Row groups of a file that may hold rows of a period; None, for all of them, where times are of another type."""
+    schema = fragment.physical_schema
+    kind = schema.field(TIMESTAMP).type if TIMESTAMP in schema.names else None
+    if kind is None or not pa.types.is_timestamp(kind):
+        return None
+    nanoseconds = {"s": 1_000_000_000, "ms": 1_000_000, "us": 1_000, "ns": 1}[kind.unit]  # that one of the file is
+    begin, end = period[0] * 1_000 // nanoseconds, -(-period[1] * 1_000 // nanoseconds)
+    begin, end = (pa.scalar(min(max(moment, -_MOST_TICKS), _MOST_TICKS), kind) for moment in (begin, end))
+    within = (pc.field(TIMESTAMP) >= begin) & (pc.field(TIMESTAMP) < end)
+    return [group.id for group in fragment.subset(within).row_groups]
 
 
 def _rows_of(tables: list[pa.Table]) -> int:

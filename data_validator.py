@@ -49,7 +49,15 @@ from model_inputs import input_names
 from quality_checks import FUTURE_TOLERANCE, OLDEST
 from server_encoder import ServerEncoder
 
-__all__ = ["DataValidator", "Progress", "ValidationReport", "load_valid_frame", "load_valid_tail", "model_folder_error"]
+__all__ = [
+    "DataValidator",
+    "Progress",
+    "ValidationReport",
+    "judge_valid",
+    "load_valid_frame",
+    "load_valid_tail",
+    "model_folder_error",
+]
 
 Progress = Callable[[int, int], None]  # rows done, rows in all
 _DAMAGED_LISTED = 10
@@ -105,20 +113,8 @@ class DataValidator:
         ContractError
             If there are errors and the validator is strict.
         """
-        footers = _judge_footers(path)
-        errors, warnings, total = footers.errors, footers.warnings, footers.rows
-        present = [name for name in REQUIRED_COLUMNS if name in footers.columns]
-        judge = RowJudge(QualityWatch(int(utc_now().timestamp()) * SECOND, OLDEST, FUTURE_TOLERANCE))
-        judge.judge_columns(footers.columns)
-        if present:
-            for piece in iter_frames(path, present):
-                judge.add(piece, columns_judged=True)
-                if progress is not None:
-                    progress(judge.rows, total)
-        else:
-            judge.rows = total  # there are rows, only none of the contract's columns
-        judge.search_duplicates(lambda: iter_frames(path, [TIMESTAMP, SERVER_NAME]))
-        report = judge.report(str(path), errors, warnings)
+        watch = QualityWatch(int(utc_now().timestamp()) * SECOND, OLDEST, FUTURE_TOLERANCE)
+        report, _ = _judge_pieces(path, RowJudge(watch), progress)
         if self.strict and not report.is_valid:
             raise ContractError.from_findings(report.source, report.errors)
         return report
@@ -180,13 +176,57 @@ def load_valid_frame(path: str | os.PathLike[str], since: pd.Timestamp | None = 
     judge.search_duplicates(lambda: [frame])
     source = str(path) if since is None else f"{path} (from {iso_z(since.to_pydatetime())} on)"
     report = judge.report(source, footers.errors, footers.warnings)
-    for warning in report.warnings:
-        logging.getLogger(__name__).warning("%s: %s", source, warning)
-    if not report.is_valid:
-        raise ContractError.from_findings(source, report.errors)
+    _insist(report)
     times = frame[TIMESTAMP]
     frame[TIMESTAMP] = times.dt.tz_localize("UTC") if times.dt.tz is None else times.dt.tz_convert("UTC")
     return frame
+
+
+def judge_valid(
+    path: str | os.PathLike[str], progress: Progress | None = None
+) -> tuple[ValidationReport, dict[str, str]]:
+    """Make sure that a contract file or folder of any size obeys the contract, as `load_valid_frame` does.
+
+    Returns
+    -------
+    ValidationReport, and the profile of every server by its name.
+
+    Raises
+    ------
+    DataFileError
+        If the file cannot be read.
+    ContractError
+        If it breaks the contract, with all findings.
+    """
+    report, profiles = _judge_pieces(path, RowJudge(), progress)
+    _insist(report)
+    return report, profiles
+
+
+def _insist(report: ValidationReport) -> None:
+    """Log the warnings of a report, and raise an error that holds its errors if there are any."""
+    for warning in report.warnings:
+        logging.getLogger(__name__).warning("%s: %s", report.source, warning)
+    if not report.is_valid:
+        raise ContractError.from_findings(report.source, report.errors)
+
+
+def _judge_pieces(
+    path: str | os.PathLike[str], judge: RowJudge, progress: Progress | None
+) -> tuple[ValidationReport, dict[str, str]]:
+    """Let a judge see the footers and all rows of a file or folder, piece by piece."""
+    footers = _judge_footers(path)
+    present = [name for name in REQUIRED_COLUMNS if name in footers.columns]
+    judge.judge_columns(footers.columns)
+    if present:
+        for piece in iter_frames(path, present):
+            judge.add(piece, columns_judged=True)
+            if progress is not None:
+                progress(judge.rows, footers.rows)
+    else:
+        judge.rows = footers.rows  # there are rows, only none of the contract's columns
+    judge.search_duplicates(lambda: iter_frames(path, [TIMESTAMP, SERVER_NAME]))
+    return judge.report(str(path), footers.errors, footers.warnings), judge.profiles
 
 
 def load_valid_tail(path: str | os.PathLike[str], hours: float, latest: datetime | None = None) -> pd.DataFrame:

@@ -27,6 +27,8 @@ from data_contract import (
 )
 from grid_averages import N_METRICS, STEP_MICROSECONDS, GridAverages
 
+__all__ = ["DAY_STEPS", "N_METRICS", "FleetGrid", "GridRows", "RollingGrid", "step_of", "time_of"]
+
 STEP_SECONDS = STEP_MINUTES * 60
 DAY_STEPS = 24 * 60 // STEP_MINUTES
 
