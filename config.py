@@ -62,6 +62,7 @@ class Settings(BaseSettings):
     validation_share: float = Field(0.15, gt=0, le=0.5, description="last share of the time, kept for validation")
     early_stopping_patience: int = Field(3, ge=1, description="epochs without a better validation loss before a stop")
     checkpoint_every_epochs: int = Field(5, ge=1, description="epochs between kept checkpoints")
+    checkpoint_minutes: float = Field(5.0, gt=0, description="longest time without a checkpoint, within long epochs")
     seed: int = Field(42, ge=0, description="seed of everything random")
 
     # Risk and alerts

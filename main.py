@@ -515,62 +515,92 @@ def validate(
         raise typer.Exit(1)
 
 
-# Epochs: at least 5 are viable, 10 usual, 20 and more for production. A quick training has smaller ones, so that its
-# learning-rate schedule runs to its end within two minutes on two cores; windows that the settings name win.
-TRAIN_PRESETS: dict[str, dict[str, int]] = {
-    "quick": {"epochs": 5, "windows_per_epoch": 5_120, "validation_windows": 1_024},
-    "standard": {"epochs": 10},
-    "production": {"epochs": 20},
-}
-
-
 @command(
     "train",
-    "Docs/MODEL_FOLDER.md, Docs/PERFORMANCE.md",
+    "Docs/TRAINING.md, Docs/MODEL_FOLDER.md",
     "python main.py train",
-    "python main.py train --data ./training/ --epochs 20",
-    "python main.py train --preset quick --max-minutes 2",
+    "python main.py train --data ./training/ --preset production",
+    "python main.py train --preset quick --max-time 2m",
     "python main.py train --resume",
+    "python main.py train --devices 2 --accelerator cpu",
+    "torchrun --nproc_per_node 2 tft_trainer.py --data ./training/ --strategy ddp",
 )
 def train(
     data: Annotated[
         Path | None, typer.Option(help="Parquet file or folder.", show_default="setting data_dir, ./training/")
     ] = None,
     epochs: Annotated[
-        int | None, typer.Option(min=1, help="5 or more are viable, 10 usual, 20 for production.", show_default="10")
+        int | None,
+        typer.Option(min=1, max=10_000, help="5 or more are viable, 10 usual, 20 for production.", show_default="10"),
     ] = None,
     models_dir: Annotated[
         Path | None, typer.Option("--models-dir", help="Where models go.", show_default="setting models_dir, ./models/")
     ] = None,
     preset: Annotated[
-        Literal["quick", "standard", "production"], typer.Option(help="5 small epochs, 10 or 20; --epochs wins.")
+        Literal["quick", "standard", "production"],
+        typer.Option(help="5 small epochs, 10 or 20; --epochs wins. The expected time is said before it starts."),
     ] = "standard",
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the last interrupted training.")] = False,
-    max_minutes: Annotated[
-        float | None, typer.Option("--max-minutes", min=0.01, help="Stop after so long and keep the best so far.")
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Go on with the last interrupted training, where it was, with its settings."),
+    ] = False,
+    max_time: Annotated[
+        str | None,
+        typer.Option("--max-time", metavar="TIME", help="End after 90s, 10m, 2h or 1h30m and keep the best so far."),
     ] = None,
+    precision: Annotated[
+        Literal["auto", "32", "bf16", "16"],
+        typer.Option(help="Bits of the arithmetic. auto: mixed on a GPU (bf16, else 16), 32 elsewhere."),
+    ] = "auto",
+    accelerator: Annotated[
+        Literal["auto", "cpu", "gpu", "cuda", "mps"], typer.Option(help="auto: a GPU if there is one, else the CPU.")
+    ] = "auto",
+    devices: Annotated[
+        str,
+        typer.Option(metavar="auto|N", help="Processes on this machine. auto: one, or what torchrun has started."),
+    ] = "auto",
+    strategy: Annotated[
+        Literal["auto", "ddp"],
+        typer.Option(help="How processes share a batch: ddp, which auto is, too, where there are several."),
+    ] = "auto",
     seed: Annotated[
         int | None, typer.Option(min=0, help="Seed of everything random.", show_default="setting seed")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Learn from contract data: a model folder, to which `models/latest` points. Ctrl-C keeps what `--resume` needs."""
-    from tft_trainer import train as learn
+    """Learn from contract data: a model folder, to which `models/latest` points.
 
+    Ctrl-C and SIGTERM stop it after the batch, with exit code 1, and `--resume` goes on there as if nothing had been.
+    """
+    from training_options import TRAIN_PRESETS, Hardware, seconds_of
+
+    try:
+        max_seconds = None if max_time is None else seconds_of(max_time)
+    except ValueError as error:
+        raise typer.BadParameter(f"{error}.", param_hint="--max-time") from None
+    if devices != "auto" and not (devices.isdecimal() and 1 <= int(devices[:4]) <= 1024):
+        raise typer.BadParameter(f"{devices!r} is neither auto nor a number from 1 to 1024.", param_hint="--devices")
+    hardware = Hardware(accelerator, None if devices == "auto" else int(devices), strategy, precision)
     flags = {"data_dir": data, "models_dir": models_dir, "seed": seed}
     settings = _settings(**flags)
     chosen = {name: value for name, value in TRAIN_PRESETS[preset].items() if name not in settings.model_fields_set}
     usual_epochs = chosen.pop("epochs")
     settings = _settings(**flags, **chosen)
-    folder = learn(
-        settings.data_dir,
-        settings.models_dir,
-        settings,
-        epochs=epochs or usual_epochs,
-        resume=resume,
-        max_minutes=max_minutes,
-        console=None if as_json else Console(stderr=True),
-    )
+
+    from tft_trainer import train as learn
+    from training_processes import launched
+
+    with launched(hardware):
+        folder = learn(
+            settings.data_dir,
+            settings.models_dir,
+            settings,
+            epochs=epochs or usual_epochs,
+            resume=resume,
+            max_seconds=max_seconds,
+            hardware=hardware,
+            console=None if as_json else Console(stderr=True),
+        )
     if as_json:
         info = json.loads((folder / "training_info.json").read_text(encoding="utf-8"))
         show_json({"model_dir": str(folder), **info})

@@ -144,7 +144,7 @@ def load_model(model_dir: str | os.PathLike[str]) -> LoadedModel:
         weights = load_file(folder / MODEL_WEIGHTS)
     except (SafetensorError, OSError, ValueError, RuntimeError, AssertionError) as error:
         raise _unusable(folder, [f"{MODEL_WEIGHTS} or {MODEL_CONFIG} cannot be used ({error})"]) from error
-    faults = _weight_faults(network.state_dict(), weights)
+    faults = weight_faults(network.state_dict(), weights)
     if faults:
         raise _unusable(folder, faults)
     network.load_state_dict(weights)
@@ -152,7 +152,8 @@ def load_model(model_dir: str | os.PathLike[str]) -> LoadedModel:
     return LoadedModel(info["model_name"], network, spec, info, ServerEncoder(folder / SERVER_MAPPING))
 
 
-def _weight_faults(expected: dict[str, Tensor], found: dict[str, Tensor]) -> list[str]:
+def weight_faults(expected: dict[str, Tensor], found: dict[str, Tensor]) -> list[str]:
+    """What keeps weights from being those of a network: keys, shapes, dtypes, values that are not finite."""
     faults = []
     missing, foreign = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
     if missing:

@@ -30,7 +30,7 @@ HOST = "127.0.0.1"
 LOGS = Path("logs")
 DEMO_HISTORY = Path("demo_data") / "history"  # apart from a real daemon's history: made-up rows have no place there
 
-TRAINING_MINUTES = 2.0  # at most; the best weights so far are kept
+TRAINING_TIME = "2m"  # at most; the best weights so far are kept
 FORECAST_SECONDS = 180.0  # until the first forecasts, with room for a slow machine
 DASHBOARD_SECONDS = 60.0
 
@@ -148,7 +148,7 @@ def prepare_model(settings: Settings, fleet: Fleet, children: ChildProcesses, co
         console.print(f"  {latest} does not fit this fleet: a new model is trained beside it.", style="dim")
     _run(
         children,
-        *("train", "--preset", "quick", "--max-minutes", str(TRAINING_MINUTES)),
+        *("train", "--preset", "quick", "--max-time", TRAINING_TIME),
         *("--data", str(fleet.data), "--models-dir", str(settings.models_dir)),
     )
     return latest.resolve(), True

@@ -1,6 +1,7 @@
-"""How a Parquet becomes a model folder: windows, loss, training with Lightning, checkpoints, and the model's scores.
+"""How a Parquet becomes a model folder: data, training with Lightning Fabric, checkpoints, the quality gate, the model.
 
-    python tft_trainer.py --data training/server_metrics.parquet --epochs 10
+    python tft_trainer.py --data training/server_metrics.parquet --preset standard
+    torchrun --nproc_per_node 2 tft_trainer.py --data training/server_metrics.parquet --strategy ddp
 
 Training windows end before the validation period begins; the best weights by validation loss become the model. An
 interrupted run lies in `models/runs/` and goes on with `--resume`. Knows nothing of HTTP.
@@ -10,76 +11,74 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
-import logging
-import platform
+import os
 import time
-import warnings
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime, timedelta
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar
 from rich.console import Console
-from torch import Tensor
-from torch.utils.data import DataLoader
 
-from common_utils import iso_z, utc_now, write_json
+from common_utils import iso_z, utc_now
 from config import Settings
-from data_contract import HORIZON_STEPS, HORIZONS, METRIC_COLUMNS, ProductError, TrainingError
+from data_contract import ProductError, TrainingError
 from data_validator import load_valid_frame
 from fleet_grid import FleetGrid, time_of
-from model_folder import save_model
+from model_folder import save_model, weight_faults
 from server_encoder import ServerEncoder
 from tft_features import Augmentation, FeatureSpec, FleetTensors, typical_spread
-from tft_model import NetworkConfig, forecast_scaled
-from training_checkpoints import SafetensorsCheckpointIO
-from training_loop import EpochRecord, EpochReport, ForecastTask, StopRequest, TrainingStopped
-from training_windows import Split, WindowBatches, split_origins
-
-RUNS = "runs"
-REJECTED = "rejected"
-LAST_CHECKPOINT = "last.safetensors"
-BEST_CHECKPOINT = "best.safetensors"
-
-MAX_LOSS_RATIO = 1.5
-
-_RUN_FILE = "run.json"
-_NETWORK_SETTINGS = ("hidden_size", "attention_heads", "dropout", "encoder_steps")
-_TRAINING_SETTINGS = (
-    "learning_rate",
-    "batch_size",
-    "windows_per_epoch",
-    "validation_windows",
-    "validation_share",
-    "early_stopping_patience",
-    "seed",
+from tft_model import NetworkConfig
+from training_loop import ForecastLoss, LossNotFiniteError, Plan, StopRequest, Training, TrainingStopped, slower
+from training_options import Hardware, duration_text, is_restarted
+from training_origins import Origins, Split, split_origins
+from training_processes import DOCUMENT, Processes, ProcessLostError, process_lost
+from training_report import TrainingReport
+from training_runs import Run, interrupted_run
+from training_scores import (
+    describe_data,
+    describe_hyperparameters,
+    describe_losses,
+    judge_quality,
+    library_versions,
+    validation_scores,
 )
+from training_windows import WindowBatches
+
+REJECTED = "rejected"
 
 
 @dataclass(frozen=True)
-class _Run:
-    """An interrupted or fresh training: where it lies and what it was begun with."""
+class _Lesson:
+    """What is learned from, and by what."""
 
-    folder: Path
-    epochs: int
-    fingerprint: str
-    settings: dict[str, Any]
+    grid: FleetGrid
+    rows: int | None
+    split: Split
+    encoder: ServerEncoder
+    spec: FeatureSpec
+    network: NetworkConfig
+    fleet: FleetTensors
 
-    @property
-    def checkpoint(self) -> Path | None:
-        """Where to go on from; None before the first epoch's end."""
-        path = self.folder / LAST_CHECKPOINT
-        return path if path.is_file() else None
+    def batches(self, settings: Settings, rank: int = 0, ranks: int = 1) -> tuple[WindowBatches, WindowBatches]:
+        """Training and validation windows: the share of one process."""
 
+        def make(origins: Origins, windows: int, augmentation: Augmentation | None) -> WindowBatches:
+            return WindowBatches(
+                self.fleet,
+                self.spec,
+                origins,
+                windows=windows,
+                batch_size=settings.batch_size,
+                seed=settings.seed,
+                augmentation=augmentation,
+                rank=rank,
+                ranks=ranks,
+            )
 
-class _Checkpoint(ModelCheckpoint):
-    FILE_EXTENSION = ".safetensors"
+        training = make(self.split.train, settings.windows_per_epoch, Augmentation())
+        return training, make(self.split.validation, settings.validation_windows, None)
 
 
 def train(
@@ -89,10 +88,13 @@ def train(
     *,
     epochs: int = 10,
     resume: bool = False,
-    max_minutes: float | None = None,
+    max_seconds: float | None = None,
+    hardware: Hardware | None = None,
     console: Console | None = None,
 ) -> Path:
     """Learn from contract data and save a model folder, to which `models/latest` then points.
+
+    Of several processes, only the first one returns; the others end with it.
 
     Parameters
     ----------
@@ -102,8 +104,10 @@ def train(
         At most so many; early stopping may end sooner.
     resume : bool
         Go on with the newest interrupted run of `models_dir`, with that run's epochs and settings.
-    max_minutes : float, optional
+    max_seconds : float, optional
         End after so long with the best weights so far.
+    hardware : Hardware, optional
+        What to run on; a GPU if there is one, without.
     console : Console, optional
         Where to report progress; silent without.
 
@@ -118,18 +122,25 @@ def train(
         If the data cannot be read or breaks the contract.
     TrainingError
         If there is too little history, the loss is not finite, the disk is full, the data changed since the run to
-        resume, the model fails the quality gate, or the training was interrupted.
+        resume, the model fails the quality gate, the hardware is not there, or the training was interrupted.
     """
+    is_first = os.environ.get("RANK", "0") == "0"
     try:
-        return _train(data_path, models_dir, settings, epochs, resume, max_minutes, console)
-    except ProductError:  # some of ours are OSErrors, too
-        raise
+        return _train(data_path, models_dir, settings, epochs, resume, max_seconds, hardware or Hardware(), console)
+    except ProcessLostError:
+        failure: ProductError = process_lost()
+    except ProductError as error:  # some of ours are OSErrors, too
+        failure = error
     except OSError as error:
-        raise TrainingError(
+        failure = TrainingError(
             f"The training cannot write to {models_dir}: {error.strerror or error}.",
             why="Checkpoints, the record of the losses and the model are kept there; what stands there is whole.",
             fix="Free some space, mend the permissions or choose another --models-dir; --resume goes on where it can.",
-        ) from error
+            document=DOCUMENT,
+        )
+    if not is_first:  # the first process says it
+        raise SystemExit(1)
+    raise failure
 
 
 def _train(
@@ -138,17 +149,76 @@ def _train(
     settings: Settings,
     epochs: int,
     resume: bool,
-    max_minutes: float | None,
+    max_seconds: float | None,
+    hardware: Hardware,
     console: Console | None,
 ) -> Path:
-    """Train, without the telling of disk trouble."""
-    say = console.print if console is not None else _silent
+    """Train, without the telling of disk trouble and of lost processes."""
     started = time.monotonic()
-    grid = FleetGrid.from_frame(load_valid_frame(data_path))
-    fingerprint = hashlib.sha256(grid.values.tobytes() + "\0".join(grid.names).encode()).hexdigest()
-    run = _interrupted_run(models_dir, fingerprint) if resume else None
-    if run is not None:  # goes on as it was begun, whatever is set now
-        settings = settings.model_copy(update=run.settings)
+    stop = StopRequest(max_seconds)
+    with contextlib.ExitStack() as held:
+        processes = Processes(hardware)
+        held.callback(processes.close)
+        if not processes.is_first:
+            console = None
+            held.enter_context(stop.listening())  # from the first moment on: the first process decides what happens
+
+        run = processes.together(lambda: _find_run(models_dir, settings, epochs, resume=resume))
+        if processes.is_first:
+            held.enter_context(run.at_work())
+        if run.fingerprint:  # begun before: as it was, whatever is set now
+            settings = run.apply_to(settings)
+        run, lesson = _prepare(data_path, run, settings, processes)
+        torch.manual_seed(settings.seed)
+        learner = ForecastLoss(lesson.spec, lesson.network)
+        batches, validation = lesson.batches(settings, processes.rank, processes.ranks)
+        report = TrainingReport(console, run.epochs, len(batches))
+        plan = Plan(
+            epochs=run.epochs,
+            learning_rate=settings.learning_rate,
+            patience=settings.early_stopping_patience,
+            seed=settings.seed,
+            save_seconds=settings.checkpoint_minutes * 60,
+            keep_every=settings.checkpoint_every_epochs,
+        )
+        session = _Session(run, started, is_first=processes.is_first)
+        training = Training(learner, batches, validation, plan, processes, save=session.save, report=report, stop=stop)
+        session.take_up(training, processes)
+        _introduce(lesson, training, processes, report, max_seconds)
+        with stop.listening() if processes.is_first else contextlib.nullcontext():
+            try:
+                session.go(training, stop)
+            finally:
+                report.close()
+        processes.leave_unless_first(0)
+        processes.close()
+        return _make_model(models_dir, session, lesson, training, settings, processes)
+
+
+def _find_run(models_dir: Path, settings: Settings, epochs: int, *, resume: bool) -> Run:
+    """Which run to go on with, or a fresh one."""
+    if resume:
+        return interrupted_run(models_dir)
+    if is_restarted():  # by torchrun, because one of the processes had ended
+        with contextlib.suppress(TrainingError):
+            return interrupted_run(models_dir)
+    return Run.begin(models_dir, settings, epochs)
+
+
+def _prepare(data_path: Path, run: Run, settings: Settings, processes: Processes) -> tuple[Run, _Lesson]:
+    """Read the data, and make of them what is learned from."""
+
+    def read() -> tuple[Run, _Lesson]:
+        grid = FleetGrid.from_frame(load_valid_frame(data_path))
+        fingerprint = hashlib.sha256(grid.values.tobytes() + "\0".join(grid.names).encode()).hexdigest()
+        run.insist_on_data(fingerprint)
+        lesson = _lesson(grid, None, settings)
+        return (run if run.fingerprint else run.note(fingerprint=fingerprint)), lesson
+
+    return processes.each(read)
+
+
+def _lesson(grid: FleetGrid, rows: int | None, settings: Settings) -> _Lesson:
     split = split_origins(grid, settings.validation_share)
     encoder = ServerEncoder()
     encoder.create_mapping(grid.names)
@@ -158,112 +228,137 @@ def _train(
         prior_scale=typical_spread(grid.until(grid.first_step + split.train_end)),
     )
     fleet = FleetTensors.from_grid(grid, spec, [encoder.encode(name) for name in grid.names])
-    if run is None:
-        run = _Run(
-            folder=models_dir / RUNS / f"{utc_now():%Y%m%d_%H%M%S_%f}",
-            epochs=epochs,
-            fingerprint=fingerprint,
-            settings={key: getattr(settings, key) for key in (*_NETWORK_SETTINGS, *_TRAINING_SETTINGS)},
-        )
-        _note_run(run, model=None)
-
-    pl.seed_everything(settings.seed, verbose=False)
     network = NetworkConfig(settings.hidden_size, settings.attention_heads, settings.dropout)
+    return _Lesson(grid, rows, split, encoder, spec, network, fleet)
 
-    def batches(origins: Any, windows: int, augmentation: Augmentation | None) -> WindowBatches:
-        size, seed = settings.batch_size, settings.seed
-        return WindowBatches(
-            fleet, spec, origins, windows=windows, batch_size=size, seed=seed, augmentation=augmentation
-        )
 
-    training = batches(split.train, settings.windows_per_epoch, Augmentation())
-    validation = batches(split.validation, settings.validation_windows, None)
-    task = ForecastTask(
-        spec, network, learning_rate=settings.learning_rate, total_steps=run.epochs * len(training), seed=settings.seed
-    )
-    report = EpochReport(run.folder / "losses.json", run.epochs, training, console)
+class _Session:
+    """What one process does with a run: from where it goes on, and how it ends."""
+
+    def __init__(self, run: Run, started: float, *, is_first: bool) -> None:
+        self.run, self._is_first = run, is_first
+        self._started, self._earlier = started, 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Time that the run has taken, earlier sessions included."""
+        return self._earlier + time.monotonic() - self._started
+
+    def save(self, state: dict[str, Any], names: tuple[str, ...]) -> None:
+        """Keep the training's state."""
+        self.run.save({**state, "seconds": self.seconds}, names)
+
+    def take_up(self, training: Training, processes: Processes) -> None:
+        """Go on from the newest checkpoint, if there is one."""
+
+        def load() -> None:
+            path = self.run.newest_checkpoint()
+            if path is None:
+                training.slow_down(self.run.rate)
+                return
+            state = self.run.load(path)
+            faults = weight_faults(training.learner.network.state_dict(), state["weights"])
+            if faults:
+                raise TrainingError(
+                    f"The checkpoint {path.name} does not fit the network: {faults[0]}.",
+                    why="Weights of another network would come to mean something else.",
+                    fix="Train anew without --resume.",
+                    document=DOCUMENT,
+                )
+            training.load_state(state, self.run.rate)
+            self._earlier = float(state["seconds"])
+
+        processes.each(load)
+
+    def go(self, training: Training, stop: StopRequest) -> None:
+        """Learn; every way in which it ends early becomes an error that says how to go on."""
+        standing = training.progress
+        try:
+            training.run()
+        except TrainingStopped:
+            raise TrainingError(
+                f"The training was stopped by {stop.signal.name if stop.signal else 'a signal'} in epoch "
+                f"{standing.epoch + 1} of {self.run.epochs}, after {standing.batch} batches of it.",
+                why="No model was made of it; what it has learned up to there is kept.",
+                fix="Go on with the same command and --resume.",
+                document=DOCUMENT,
+            ) from None
+        except LossNotFiniteError as error:
+            kept = self.run.newest_checkpoint()
+            if self._is_first:
+                self.run = self.run.note(rate=slower(standing.rate))
+            raise error.told(
+                "There is no checkpoint yet."
+                if kept is None
+                else f"The last good checkpoint, {kept.name}, is kept in {self.run.folder}."
+            ) from None
+
+
+def _introduce(
+    lesson: _Lesson, training: Training, processes: Processes, report: TrainingReport, max_seconds: float | None
+) -> None:
+    """Say what is learned from, on what, and how long it will take."""
+    grid, plan = lesson.grid, training.plan
     begin, middle, end = (
-        f"{time_of(grid.first_step + column):%Y-%m-%d %H:%M}" for column in (0, split.train_end, grid.n_steps)
+        f"{time_of(grid.first_step + column):%Y-%m-%d %H:%M}" for column in (0, lesson.split.train_end, grid.n_steps)
     )
-    say(
+    report.say(
         f"Learning from {grid.n_servers} servers, {begin} to {middle} UTC; the rest, to {end}, judges. "
-        f"Up to {run.epochs} epochs of {training.windows:,} windows.",
-        highlight=False,
-        soft_wrap=True,
+        f"Up to {plan.epochs} epochs of {training.windows:,} windows."
     )
-    _fit(task, training, validation, run, report, settings, max_minutes, console)
+    expected = training.expected_seconds()
+    limit = "" if max_seconds is None or max_seconds > expected else f"; it ends after {duration_text(max_seconds)}"
+    at = training.progress
+    where = f"Going on in epoch {at.epoch + 1}, batch {at.batch + 1}. " if at.step else ""
+    report.say(
+        f"{where}Expected: about {duration_text(expected)} on this machine ({processes}){limit}. "
+        f"{plan.patience} epochs without a better validation loss end it sooner."
+    )
 
-    weights = _best_weights(run, task)
-    task.network.load_state_dict(weights)
-    task.network.eval().cpu()
-    quality = judge_quality(report.records)
+
+def _make_model(
+    models_dir: Path,
+    session: _Session,
+    lesson: _Lesson,
+    training: Training,
+    settings: Settings,
+    processes: Processes,
+) -> Path:
+    """Turn the best weights into a model folder, if they pass the quality gate."""
+    run, records = session.run, training.progress.records
+    weights = run.best_weights()
+    network = training.learner.network.cpu()
+    network.load_state_dict(weights)
+    network.eval()
+    quality = judge_quality(records)
     created = utc_now()
     name = _free_name(models_dir, created)
+    _, validation = lesson.batches(settings)
     info = {
         "created_at": iso_z(created.replace(microsecond=0)),
-        "data": _describe_data(grid, split, fingerprint),
-        "hyperparameters": _describe_hyperparameters(network, spec, settings, run.epochs),
-        **_describe_losses(report.records),
+        "data": describe_data(lesson.grid, lesson.split, run.fingerprint, lesson.rows),
+        "hyperparameters": describe_hyperparameters(lesson.network, lesson.spec, settings, run.epochs),
+        **describe_losses(records),
         "quality": quality,
-        "validation": validation_scores(task.network, validation),
-        "libraries": {
-            "python": platform.python_version(),
-            **{package: version(package) for package in ("torch", "lightning", "pytorch-forecasting")},
-        },
-        "wall_time_seconds": round(time.monotonic() - started, 1),
+        "validation": validation_scores(network, lesson.spec, validation),
+        "libraries": library_versions(),
+        "hardware": processes.describe(),
+        "wall_time_seconds": round(session.seconds, 1),
     }
     passed = not quality["failures"]
     destination = models_dir if passed else models_dir / REJECTED
-    folder = save_model(destination, name, weights, spec, network, info, encoder, make_latest=passed)
-    _note_run(run, model=folder.name)
+    folder = save_model(
+        destination, name, weights, lesson.spec, lesson.network, info, lesson.encoder, make_latest=passed
+    )
+    run.note(model=folder.name)
     if not passed:
         raise TrainingError(
             f"The model did not pass the quality gate: {'; '.join(quality['failures'])}.",
             why="A model that has not learned, or only by heart, would mislead people; `latest` stays as it was.",
             fix=f"Train for longer or on more data; the rejected model lies in {folder} for inspection.",
+            document=DOCUMENT,
         )
     return folder
-
-
-def _describe_data(grid: FleetGrid, split: Split, fingerprint: str) -> dict[str, Any]:
-    """Tell what was learned from and what judged."""
-    return {
-        "fingerprint": fingerprint,
-        "start": iso_z(time_of(grid.first_step)),
-        "end": iso_z(time_of(grid.origin_step)),
-        "validation_start": iso_z(time_of(grid.first_step + split.train_end)),
-        "servers": grid.n_servers,
-        "servers_by_profile": {profile: grid.profiles.count(profile) for profile in sorted(set(grid.profiles))},
-    }
-
-
-def _describe_hyperparameters(
-    network: NetworkConfig, spec: FeatureSpec, settings: Settings, epochs: int
-) -> dict[str, Any]:
-    return {
-        **network.as_dict(),
-        "encoder_steps": spec.encoder_steps,
-        "horizon_steps": HORIZON_STEPS,
-        "quantiles": list(spec.quantiles),
-        "epochs": epochs,
-        "augmentation": asdict(Augmentation()),
-        **{key: getattr(settings, key) for key in _TRAINING_SETTINGS},
-    }
-
-
-def _describe_losses(records: list[EpochRecord]) -> dict[str, Any]:
-    """Losses of every epoch and of the one whose weights became the model."""
-    best = min(records, key=lambda record: record.val_loss)
-    return {
-        "losses": [asdict(record) for record in records],
-        "best_epoch": best.epoch,
-        "training_loss": best.train_loss,
-        "validation_loss": best.val_loss,
-    }
-
-
-def _silent(*_: Any, **__: Any) -> None:
-    """Report nothing."""
 
 
 def _free_name(models_dir: Path, moment: datetime) -> str:
@@ -273,187 +368,6 @@ def _free_name(models_dir: Path, moment: datetime) -> str:
         if not (models_dir / name).exists() and not (models_dir / REJECTED / name).exists():
             return name
         moment += timedelta(seconds=1)
-
-
-def _note_run(run: _Run, model: str | None) -> None:
-    """Write down what a run was begun with, and which model it became."""
-    content = {"epochs": run.epochs, "fingerprint": run.fingerprint, "settings": run.settings, "model": model}
-    write_json(run.folder / _RUN_FILE, content)
-
-
-def _interrupted_run(models_dir: Path, fingerprint: str) -> _Run:
-    """Find the newest run that did not become a model.
-
-    Raises
-    ------
-    TrainingError
-        If there is none, or if it was begun with other data.
-    """
-    for file in sorted((models_dir / RUNS).glob(f"*/{_RUN_FILE}"), reverse=True):
-        try:
-            content = json.loads(file.read_text(encoding="utf-8"))
-            kept = {key: content["settings"][key] for key in (*_NETWORK_SETTINGS, *_TRAINING_SETTINGS)}
-            run = _Run(file.parent, int(content["epochs"]), str(content["fingerprint"]), kept)
-            finished = content["model"] is not None
-        except (OSError, ValueError, KeyError, TypeError):
-            continue  # not a run of ours, or one that died while it was begun
-        if finished:
-            continue
-        if run.fingerprint != fingerprint:
-            raise TrainingError(
-                f"The data is not what the run {run.folder.name} was begun with.",
-                why="A model that learned from two different data sets cannot be explained or judged.",
-                fix="Give the same --data again, or train anew without --resume.",
-            )
-        return run
-    raise TrainingError(
-        f"There is no interrupted training in {models_dir / RUNS}.",
-        why="--resume goes on where a training was stopped.",
-        fix="Train anew without --resume, or name the right --models-dir.",
-    )
-
-
-def _fit(
-    task: ForecastTask,
-    training: WindowBatches,
-    validation: WindowBatches,
-    run: _Run,
-    report: EpochReport,
-    settings: Settings,
-    max_minutes: float | None,
-    console: Console | None,
-) -> None:
-    """Run Lightning; every way in which it ends early becomes an error that says how to go on."""
-    stop = StopRequest(max_minutes)
-    loaders = (DataLoader(training, batch_size=None), DataLoader(validation, batch_size=None))
-    try:
-        with stop.listening(), _quiet_lightning(), warnings.catch_warnings():
-            # The batches are cut in this process in one step each: workers would only copy them.
-            warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-            warnings.filterwarnings("ignore", message=".*`IterableDataset` has `__len__` defined.*")
-            warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.. is deprecated")
-            warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
-            show_bar = console is not None and console.is_terminal
-            trainer = _make_trainer(run, settings, [report, stop], show_bar=show_bar)
-            trainer.fit(task, loaders[0], loaders[1], ckpt_path=run.checkpoint)
-    except TrainingStopped:
-        begun = "it had begun" if run.checkpoint is None else f"epoch {len(report.records)} of {run.epochs}"
-        raise TrainingError(
-            f"The training was stopped by {stop.signal.name if stop.signal else 'a signal'} after {begun}.",
-            why="No model was made of it; what it has learned up to there is kept.",
-            fix="Go on with the same command and --resume.",
-        ) from None
-
-
-def _make_trainer(run: _Run, settings: Settings, callbacks: list[Any], *, show_bar: bool) -> pl.Trainer:
-    """Lightning's trainer with the product's checkpoints: the best, the last, and one every few epochs."""
-    keep: dict[str, Any] = {"dirpath": run.folder, "save_on_train_epoch_end": True, "enable_version_counter": False}
-    return pl.Trainer(
-        accelerator="auto",
-        devices=1,
-        precision=_precision(),
-        max_epochs=run.epochs,
-        gradient_clip_val=1.0,
-        num_sanity_val_steps=0,
-        logger=False,
-        enable_model_summary=False,
-        enable_progress_bar=show_bar,
-        default_root_dir=run.folder,
-        plugins=[SafetensorsCheckpointIO()],
-        callbacks=[
-            *callbacks,
-            EarlyStopping("val_loss", patience=settings.early_stopping_patience, mode="min"),
-            _Checkpoint(filename="best", monitor="val_loss", mode="min", save_top_k=1, **keep),
-            _Checkpoint(filename="last", save_top_k=1, **keep),
-            _Checkpoint(
-                filename="epoch-{epoch}",
-                auto_insert_metric_name=False,
-                save_top_k=-1,
-                every_n_epochs=settings.checkpoint_every_epochs,
-                **keep,
-            ),
-            *([RichProgressBar(leave=False)] if show_bar else []),
-        ],
-    )
-
-
-@contextlib.contextmanager
-def _quiet_lightning() -> Iterator[None]:
-    """Keep Lightning's notes on hardware and products off the screen while it runs; its warnings pass."""
-    logger = logging.getLogger("lightning.pytorch")
-    levels = [(each, each.level) for each in (logger, logger.getChild("utilities.rank_zero"))]
-    for each, _ in levels:
-        each.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        for each, level in levels:
-            each.setLevel(level)
-
-
-def _precision() -> Any:
-    """Mixed precision on a GPU, full precision on a CPU, where mixed would be slower."""
-    if not torch.cuda.is_available():
-        return "32-true"
-    return "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
-
-
-def _best_weights(run: _Run, task: ForecastTask) -> dict[str, Tensor]:
-    """Weights of the epoch with the lowest validation loss."""
-    checkpoint = SafetensorsCheckpointIO().load_checkpoint(run.folder / BEST_CHECKPOINT)
-    prefix = "network."
-    weights = {key[len(prefix) :]: value for key, value in checkpoint["state_dict"].items() if key.startswith(prefix)}
-    return {key: weights[key] for key in task.network.state_dict()}
-
-
-def judge_quality(records: list[EpochRecord]) -> dict[str, Any]:
-    """Quality gate: the training loss fell, and the validation loss is below 1.5 times the training loss."""
-    best = min(records, key=lambda record: record.val_loss)
-    failures = []
-    if len(records) > 1 and records[-1].train_loss >= records[0].train_loss:
-        failures.append(f"the training loss did not fall ({records[0].train_loss:.4f} to {records[-1].train_loss:.4f})")
-    ratio = best.val_loss / best.train_loss
-    if ratio >= MAX_LOSS_RATIO:
-        failures.append(f"the validation loss is {ratio:.2f} times the training loss, {MAX_LOSS_RATIO} are allowed")
-    return {"validation_to_training_loss": round(ratio, 4), "failures": failures}
-
-
-@torch.no_grad()
-def validation_scores(network: Any, validation: WindowBatches) -> dict[str, Any]:
-    """Scores of the median and the served interval on the validation windows, beside two naive forecasts.
-
-    Returns
-    -------
-    dict
-        Per metric: mean absolute errors in the metric's unit of the median (`mae`), of the last value
-        (`mae_last_value`) and of the value a day before (`mae_seasonal_naive`), all on the same steps; `coverage` of
-        p10 to p90; and per horizon the MAE at exactly that step. None where there is nothing to compare.
-    """
-    spec = validation.spec
-    low, middle, high = (spec.quantiles.index(q) for q in (0.1, 0.5, 0.9))
-    rows: list[Tensor] = []
-    for windows in validation:
-        forecast = windows.scale.units(forecast_scaled(network, windows))
-        truth = windows.scale.units(windows.labels[..., None])[..., 0]
-        last, day_ago = windows.naive
-        inside = ((truth >= forecast[..., low]) & (truth <= forecast[..., high])).to(truth)
-        errors = [(each - truth).abs() for each in (forecast[..., middle], last, day_ago)]
-        rows.append(torch.stack([*errors, inside], dim=-1))
-    scores = torch.cat(rows)  # (windows, horizon, n_metrics, 4)
-    comparable = torch.isfinite(scores[..., :3]).all(dim=-1)
-    result: dict[str, Any] = {"windows": len(scores)}
-    for k, column in enumerate(METRIC_COLUMNS):
-        kept = scores[:, :, k][comparable[:, :, k]]
-        if len(kept) == 0:
-            result[column] = None
-            continue
-        means = [round(float(value), 4) for value in kept.mean(dim=0)]
-        result[column] = dict(zip(("mae", "mae_last_value", "mae_seasonal_naive", "coverage"), means, strict=True))
-        at = {label: scores[:, step - 1, k, 0][comparable[:, step - 1, k]] for label, step in HORIZONS.items()}
-        result[column]["mae_at"] = {
-            label: round(float(errors.mean()), 4) if len(errors) else None for label, errors in at.items()
-        }
-    return result
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""How an interrupted training is kept: Lightning's checkpoints as safetensors and JSON instead of pickles.
+"""How an interrupted training is kept: checkpoints as safetensors and JSON instead of pickles.
 
-A checkpoint is one safetensors file: its tensors are the tensors of Lightning's checkpoint, and all the rest of it lies
-as JSON in the file's metadata. Reading one can run no code.
+A checkpoint is one safetensors file: its tensors are the tensors of a tree of dicts and lists, and all the rest of the
+tree lies as JSON in the file's metadata. Reading one can run no code.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch.plugins.io import CheckpointIO
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -19,58 +18,56 @@ from torch import Tensor
 from common_utils import atomic_path
 from data_contract import TrainingError
 
+CHECKPOINT_SUFFIX = ".safetensors"
 _TREE = "tree"
 
 
-class SafetensorsCheckpointIO(CheckpointIO):
-    """Lightning plugin that writes and reads checkpoints without pickle."""
+def save_checkpoint(checkpoint: dict[str, Any], *paths: Path) -> None:
+    """Write a checkpoint, to each path atomically.
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Write a checkpoint atomically.
-
-        Raises
-        ------
-        TrainingError
-            If the disk is full or the folder cannot be written; an earlier checkpoint of that name stays.
-        """
-        del storage_options
-        tensors: dict[str, Tensor] = {}
-        tree = json.dumps(_encode(checkpoint, tensors))
+    Raises
+    ------
+    TrainingError
+        If the disk is full or the folder cannot be written; an earlier checkpoint of that name stays.
+    """
+    tensors: dict[str, Tensor] = {}
+    tree = json.dumps(_encode(checkpoint, tensors))
+    for path in paths:
         try:
             with atomic_path(path) as partial:
                 save_file(tensors, partial, metadata={_TREE: tree})
         except (OSError, SafetensorError) as error:
             raise TrainingError(
-                f"The checkpoint {Path(path).name} could not be saved: {getattr(error, 'strerror', None) or error}.",
+                f"The checkpoint {path.name} could not be saved: {getattr(error, 'strerror', None) or error}.",
                 why="Without it, an interrupted training could not go on; the checkpoints before it are whole.",
-                fix="Free some space, then go on with `python main.py train --resume`.",
+                fix="Free some space, then go on from the last one with `python main.py train --resume`.",
+                document="Docs/TRAINING.md",
             ) from error
 
-    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
-        """Read a checkpoint.
 
-        Raises
-        ------
-        TrainingError
-            If the file is damaged or no checkpoint of this kind.
-        """
-        del map_location, weights_only  # tensors are read to the CPU; Lightning moves them where they belong
-        try:
-            with safe_open(str(path), framework="pt") as file:
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  # no dict
-                tree = json.loads(file.metadata()[_TREE])
-            checkpoint: dict[str, Any] = _decode(tree, tensors)
-        except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
-            raise TrainingError(
-                f"The checkpoint {path} cannot be read: {error}.",
-                why="Training can only go on from a whole checkpoint.",
-                fix="Resume from another checkpoint of the run, or train anew without --resume.",
-            ) from error
-        return checkpoint
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint.
 
-    def remove_checkpoint(self, path: Any) -> None:
-        """Delete a checkpoint if it is there."""
-        Path(path).unlink(missing_ok=True)
+    Raises
+    ------
+    TrainingError
+        If the file is damaged or no checkpoint of this kind.
+    """
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  # no dict
+            tree = json.loads(file.metadata()[_TREE])
+        checkpoint = _decode(tree, tensors)
+        if not isinstance(checkpoint, dict):
+            raise TypeError("it holds no dict")  # told like all that is wrong with it
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
+        raise TrainingError(
+            f"The checkpoint {path} cannot be read: {error}.",
+            why="Training can only go on from a whole checkpoint.",
+            fix="Remove that file: --resume then goes on from the newest one before it. Or train anew without it.",
+            document="Docs/TRAINING.md",
+        ) from error
+    return checkpoint
 
 
 def _encode(node: Any, tensors: dict[str, Tensor]) -> Any:
@@ -83,8 +80,6 @@ def _encode(node: Any, tensors: dict[str, Tensor]) -> Any:
         key = str(len(tensors))
         tensors[key] = node.detach().cpu().clone(memory_format=torch.contiguous_format)
         return {"tensor": key}
-    if isinstance(node, Path):
-        return str(node)
     if isinstance(node, (list, tuple)):
         return {type(node).__name__: [_encode(item, tensors) for item in node]}
     if isinstance(node, dict):

@@ -1,0 +1,257 @@
+"""Where a training's work lies while it is no model yet, and which of these runs may be gone on with.
+
+`models/runs/<start>/`: what it was begun with (`run.json`), its checkpoints, and its losses as a table and a picture.
+Knows nothing of the network or of Lightning.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import fcntl
+import io
+import logging
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from common_utils import atomic_path, read_json, remove_tree, utc_now, write_json
+from config import Settings
+from data_contract import CONTRACT_VERSION, MODEL_VERSION, ConfigurationError, TrainingError, shorten
+from loss_curve import draw_losses
+from model_inputs import input_names
+from training_checkpoints import CHECKPOINT_SUFFIX, load_checkpoint, save_checkpoint
+
+RUNS = "runs"
+GRID = "grid"
+LOSSES = "losses.csv"
+PICTURE = "losses.png"
+DOCUMENT = "Docs/TRAINING.md"
+
+NETWORK_SETTINGS = ("hidden_size", "attention_heads", "dropout", "encoder_steps")
+TRAINING_SETTINGS = (
+    "learning_rate",
+    "batch_size",
+    "windows_per_epoch",
+    "validation_windows",
+    "validation_share",
+    "early_stopping_patience",
+    "seed",
+)
+
+_RUN_FILE = "run.json"
+_log = logging.getLogger(__name__)
+
+
+def _made_for() -> dict[str, Any]:
+    """What a run of this program is made for; another's checkpoints would not fit."""
+    return {"contract_version": CONTRACT_VERSION, "model_version": MODEL_VERSION, "inputs": input_names()}
+
+
+@dataclass(frozen=True)
+class Run:
+    """An interrupted or fresh training: where it lies and what it was begun with.
+
+    Attributes
+    ----------
+    fingerprint : str
+        Of the data; empty until they are read.
+    rate : float
+        Share of the planned learning rate to go on with.
+    model : str, optional
+        Name of the model folder that it became.
+    """
+
+    folder: Path
+    epochs: int
+    settings: dict[str, Any]
+    fingerprint: str = ""
+    rate: float = 1.0
+    model: str | None = None
+
+    @classmethod
+    def begin(cls, models_dir: Path, settings: Settings, epochs: int) -> Run:
+        """A fresh one; nothing is written yet."""
+        kept = {key: getattr(settings, key) for key in (*NETWORK_SETTINGS, *TRAINING_SETTINGS)}
+        return cls(models_dir / RUNS / f"{utc_now():%Y%m%d_%H%M%S_%f}", epochs, kept)
+
+    def note(self, **changes: Any) -> Run:
+        """Write down what the run was begun with, and what has changed."""
+        run = replace(self, **changes)
+        content = {key: value for key, value in asdict(run).items() if key != "folder"}
+        write_json(self.folder / _RUN_FILE, {**_made_for(), **content})
+        return run
+
+    def apply_to(self, settings: Settings) -> Settings:
+        """Settings as the run was begun, whatever is set now.
+
+        Raises
+        ------
+        TrainingError
+            If they are none, which only somebody's editing can bring about.
+        """
+        try:
+            return Settings(**{**settings.model_dump(), **self.settings})
+        except (ValueError, ConfigurationError) as error:
+            raise self._unusable(f"its settings are not valid ({str(error).splitlines()[0]})") from error
+
+    def _unusable(self, reason: str) -> TrainingError:
+        return TrainingError(
+            f"The run {self.folder.name} cannot be resumed: {reason}.",
+            why="Its weights would not fit, or would come to mean something else.",
+            fix="Train anew without --resume.",
+            document=DOCUMENT,
+        )
+
+    def insist_on_data(self, fingerprint: str) -> None:
+        """Refuse other data than the run was begun with.
+
+        Raises
+        ------
+        TrainingError
+            If they differ.
+        """
+        if self.fingerprint and self.fingerprint != fingerprint:
+            raise TrainingError(
+                f"The data is not what the run {self.folder.name} was begun with.",
+                why="A model that learned from two different data sets cannot be explained or judged.",
+                fix="Give the same --data again, or train anew without --resume.",
+                document=DOCUMENT,
+            )
+
+    # ------------------------------------------------------------------------------------------------------ checkpoints
+    def save(self, state: dict[str, Any], names: tuple[str, ...]) -> None:
+        """Keep a training's state; between epochs the table and the picture of the losses, too."""
+        content = {**_made_for(), "fingerprint": self.fingerprint, **state}
+        save_checkpoint(content, *(self._checkpoint(name) for name in names))
+        records = state["progress"]["records"]
+        if records and state["progress"]["batch"] == 0:
+            self._show_losses(records)
+
+    def _show_losses(self, records: list[dict[str, Any]]) -> None:
+        table = io.StringIO()
+        writer = csv.DictWriter(table, fieldnames=list(records[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(records)
+        with atomic_path(self.folder / LOSSES) as partial:
+            partial.write_text(table.getvalue(), encoding="utf-8")
+        try:
+            epochs, training, validation = (
+                [record[key] for record in records] for key in ("epoch", "train_loss", "val_loss")
+            )
+            draw_losses(self.folder / PICTURE, epochs, training, validation)
+        except Exception as error:  # noqa: BLE001  # a picture is not worth a training
+            _log.warning("The picture of the losses could not be drawn: %s", error)
+
+    def _checkpoint(self, name: str) -> Path:
+        return self.folder / f"{name}{CHECKPOINT_SUFFIX}"
+
+    def newest_checkpoint(self) -> Path | None:
+        """Where to go on from: the last state, or the newest that was kept; None before the first one."""
+        kept = [(int(found[1]), path) for path in self.folder.glob("epoch-*") if (found := _numbered(path))]
+        return next(
+            (path for path in (self._checkpoint("last"), *(path for _, path in sorted(kept)[::-1])) if path.is_file()),
+            None,
+        )
+
+    def load(self, path: Path) -> dict[str, Any]:
+        """State of a training, as it was saved.
+
+        Raises
+        ------
+        TrainingError
+            If the checkpoint is damaged, or was made for something else.
+        """
+        state = load_checkpoint(path)
+        differs = [key for key, value in _made_for().items() if state.get(key) != value]
+        if differs:
+            raise self._unusable(f"{path.name} was made for {_tell(differs[0], state.get(differs[0]))}")
+        self.insist_on_data(state.get("fingerprint", "none"))
+        return state
+
+    def best_weights(self) -> Any:
+        """Weights of the epoch with the lowest validation loss."""
+        return self.load(self._checkpoint("best"))["weights"]
+
+    # ---------------------------------------------------------------------------------------------------------- at work
+    @contextlib.contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Hold the run's folder, so that no other training takes it; what is left empty or cut in it goes away.
+
+        Raises
+        ------
+        TrainingError
+            If another process is at work there.
+        """
+        made = [folder for folder in (self.folder, *self.folder.parents) if not folder.exists()]
+        self.folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(self.folder, os.O_RDONLY)
+        try:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise TrainingError(
+                    f"The run {self.folder.name} is at work in another process.",
+                    why="Two trainings cannot write to one run.",
+                    fix="Wait for the other one, stop it, or train anew without --resume.",
+                    document=DOCUMENT,
+                ) from None
+            except OSError:  # a file system without locks
+                pass
+            yield
+        finally:
+            os.close(handle)
+            remove_tree(self.folder / GRID)
+            if not (self.folder / _RUN_FILE).is_file():  # it never began
+                for folder in made:
+                    with contextlib.suppress(OSError):
+                        folder.rmdir()
+
+
+def interrupted_run(models_dir: Path) -> Run:
+    """Find the newest run that did not become a model.
+
+    Raises
+    ------
+    TrainingError
+        If there is none, or if it was begun by a version of this program whose models are others.
+    """
+    for file in sorted((models_dir / RUNS).glob(f"*/{_RUN_FILE}"), reverse=True):
+        content = read_json(file)
+        if content.get("model") is not None:
+            continue
+        try:
+            kept = {key: content["settings"][key] for key in (*NETWORK_SETTINGS, *TRAINING_SETTINGS)}
+            run = Run(
+                file.parent,
+                int(content["epochs"]),
+                kept,
+                str(content["fingerprint"]),
+                min(max(float(content.get("rate", 1.0)), 1e-9), 1.0),
+            )
+        except (ValueError, KeyError, TypeError, OverflowError):
+            continue  # not a run of ours, or one that died while it was begun
+        differs = [key for key, value in _made_for().items() if content.get(key) != value]
+        if differs:
+            raise run._unusable(f"it was begun for {_tell(differs[0], content.get(differs[0]))}")
+        return run
+    raise TrainingError(
+        f"There is no interrupted training in {models_dir / RUNS}.",
+        why="--resume goes on where a training was stopped.",
+        fix="Train anew without --resume, or name the right --models-dir.",
+        document=DOCUMENT,
+    )
+
+
+def _tell(key: str, found: Any) -> str:
+    """What a run was made for, in words."""
+    if key == "inputs":
+        return "other inputs of the network than this program has"
+    return f"{key.replace('_', ' ')} {shorten(found)}, this program follows {_made_for()[key]}"
+
+
+def _numbered(path: Path) -> re.Match[str] | None:
+    return re.fullmatch(rf"epoch-(\d{{1,9}}){re.escape(CHECKPOINT_SUFFIX)}", path.name)
