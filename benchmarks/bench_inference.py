@@ -38,10 +38,20 @@ import torch
 from measured import ROOT, in_turn, report, say
 from peak_memory import PEAK_MB
 from pytorch_forecasting import TemporalFusionTransformer
-from stock import BATCH, ENCODER_STEPS, StockSettings, quiet, stock_dataset, stock_frame, stock_network, stock_predict
+from stock import (
+    BATCH,
+    ENCODER_STEPS,
+    HISTORY_STEPS,
+    StockSettings,
+    quiet,
+    stock_dataset,
+    stock_frame,
+    stock_network,
+    stock_predict,
+)
 
 from data_contract import HORIZON_STEPS, METRIC_COLUMNS
-from fleet_grid import DAY_STEPS, FleetGrid
+from fleet_grid import FleetGrid
 from metrics_generator import GeneratorOptions, generate_frame
 from model_folder import save_model
 from server_encoder import ServerEncoder
@@ -78,6 +88,7 @@ class Sizes:
     memory: tuple[int, ...] = (90, 1_000, 10_000)
     linear: tuple[int, int] = (1_000, 10_000)
     rounds: int = 9
+    batch: int = BATCH  # windows of the forward pass alone
 
     def rounds_of(self, servers: int) -> int:
         """Rounds of a comparison; what takes seconds is measured three times."""
@@ -129,7 +140,7 @@ def stock_side(base: FleetGrid, servers: int) -> Callable[[], list[torch.Tensor]
     settings = StockSettings()
     training = stock_dataset(stock_frame(grid), settings)
     network = stock_network(training, typical_spread(base), _NETWORK, settings).eval()
-    history = grid.since(grid.origin_step - ENCODER_STEPS - DAY_STEPS)
+    history = grid.since(grid.origin_step - HISTORY_STEPS)
     frame = stock_frame(history, future=True)
 
     def forecast() -> list[torch.Tensor]:
@@ -197,7 +208,7 @@ def bench_fleets(base: FleetGrid, sides: Mapping[int, OurSide], sizes: Sizes) ->
     return figures
 
 
-def bench_forward(base: FleetGrid, rounds: int) -> dict[str, float]:
+def bench_forward(base: FleetGrid, batch: int, rounds: int) -> dict[str, float]:
     """The forward pass of the two networks alone, with the same weights on the same batch."""
     spec = FeatureSpec(ENCODER_STEPS, tuple(str(k) for k in range(base.n_servers)), typical_spread(base))
     fleet = FleetTensors.from_grid(base, spec, [str(k) for k in range(base.n_servers)])
@@ -207,8 +218,8 @@ def bench_forward(base: FleetGrid, rounds: int) -> dict[str, float]:
         stock = TemporalFusionTransformer(**network_arguments(spec, _NETWORK)).eval()
     stock.transform_output = lambda prediction, **_: prediction
     stock.load_state_dict(fast.state_dict())
-    servers = torch.randint(0, base.n_servers, (BATCH,))
-    origins = torch.randint(DAY_STEPS + ENCODER_STEPS, base.n_steps - HORIZON_STEPS, (BATCH,))
+    servers = torch.randint(0, base.n_servers, (batch,))
+    origins = torch.randint(HISTORY_STEPS, base.n_steps - HORIZON_STEPS, (batch,))
     inputs = gather_windows(fleet, servers, origins, spec).inputs
 
     def forward(network: torch.nn.Module, x: dict[str, Any]) -> None:
@@ -234,7 +245,7 @@ def main() -> None:
     options = parser.parse_args()
     begin = time.perf_counter()
     load = os.getloadavg()[0]
-    sizes = Sizes(ours=(3, 7), stock=(7,), memory=(7,), linear=(3, 7), rounds=1) if options.tiny else Sizes()
+    sizes = Sizes(ours=(3, 7), stock=(7,), memory=(7,), linear=(3, 7), rounds=1, batch=8) if options.tiny else Sizes()
     fleet = GeneratorOptions(servers=5 if options.tiny else 90, hours=48, start=_START)
     base = FleetGrid.from_frame(generate_frame(fleet))
     figures: dict[str, float] = {}
@@ -242,7 +253,7 @@ def main() -> None:
         sides = {servers: our_side(base, servers, Path(folder)) for servers in sizes.ours}
         say("whole forecasts, in turn")
         figures |= bench_fleets(base, sides, sizes)
-        figures |= bench_forward(base, 2 * sizes.rounds)
+        figures |= bench_forward(base, sizes.batch, 2 * sizes.rounds)
         say("peak memory of a fresh process")
         figures |= bench_memory(sides, sizes)
     figures["torch_threads"] = torch.get_num_threads()

@@ -44,6 +44,7 @@ from tft_features import QUANTILES
 from tft_model import NetworkConfig
 
 ENCODER_STEPS = 72
+HISTORY_STEPS = ENCODER_STEPS + DAY_STEPS  # that a forecast needs
 BATCH = 128
 
 _MISSING = [f"{column}_missing" for column in METRIC_COLUMNS]
@@ -173,11 +174,11 @@ def stock_network(
         )
 
 
-def stock_loader(dataset: TimeSeriesDataSet, windows: int, workers: int) -> DataLoader[Any]:
+def stock_loader(dataset: TimeSeriesDataSet, windows: int, batch: int, workers: int) -> DataLoader[Any]:
     """Training batches: so many windows per epoch, drawn anew."""
     return dataset.to_dataloader(
         train=True,
-        batch_size=BATCH,
+        batch_size=batch,
         num_workers=workers,
         persistent_workers=workers > 0,
         sampler=RandomSampler(dataset, num_samples=windows),
@@ -223,7 +224,7 @@ def chosen_windows(
         Position of the server, and step of the frame at which the horizon begins.
     """
     names = frame[_SERVER].cat.categories
-    first = int(origins.min()) - ENCODER_STEPS - DAY_STEPS
+    first = int(origins.min()) - HISTORY_STEPS
     wanted = set(zip(servers.tolist(), origins.tolist(), strict=True))
     with quiet():
         every = TimeSeriesDataSet.from_dataset(training, frame[frame[_TIME] >= first], stop_randomization=True)
@@ -249,10 +250,16 @@ def stock_quantiles(network: TemporalFusionTransformer, dataset: TimeSeriesDataS
     return torch.cat(forecasts), torch.cat(truths)
 
 
+def future_windows(training: TimeSeriesDataSet, frame: pd.DataFrame) -> TimeSeriesDataSet:
+    """One window per server, whose decoder is the frame's last 96 rows."""
+    with quiet():
+        return TimeSeriesDataSet.from_dataset(training, frame, predict=True, stop_randomization=True)
+
+
 def stock_predict(network: TemporalFusionTransformer, training: TimeSeriesDataSet, frame: pd.DataFrame) -> list[Tensor]:
     """Forecast every server of a frame that ends with the future (see `stock_frame`); one tensor per metric."""
     with quiet():
-        dataset = TimeSeriesDataSet.from_dataset(training, frame, predict=True, stop_randomization=True)
+        dataset = future_windows(training, frame)
         loader = dataset.to_dataloader(train=False, batch_size=BATCH)
         result: list[Tensor] = network.predict(loader, mode="quantiles", trainer_kwargs={"logger": False})
     return result
