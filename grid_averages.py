@@ -109,6 +109,7 @@ class GridAverages:
         with np.errstate(invalid="ignore"):
             for k in range(N_METRICS):
                 means[..., k] = np.clip(self._sum[..., k] / self._count[..., k], -LARGEST_MEAN, LARGEST_MEAN)
+        means[self._count == 0] = np.nan  # 0 / 0 is a NaN of either sign, by the processor
         return means
 
     # ------------------------------------------------------------------------------------------- for a table that rolls

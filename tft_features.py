@@ -8,6 +8,7 @@ Knows nothing of HTTP or Lightning.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -142,10 +143,15 @@ class FleetTensors:
 
 
 def _in_place(array: npt.NDArray[Any]) -> Tensor:
-    """Tensor over an array's own memory; a copy of what is read-only or has its steps in no row, as no grid of ours."""
-    rows = array.strides[1:] == np.empty((1, *array.shape[1:]), array.dtype).strides[1:]
-    whole = rows and array.strides[0] >= 0 and array.strides[0] % array.strides[1] == 0
-    return torch.from_numpy(array if whole and array.flags.writeable else np.array(array))
+    """Tensor over an array's own memory; over a copy where its steps do not lie in rows, as those of our grids do."""
+    in_rows = array.strides[1:] == np.empty((1, *array.shape[1:]), array.dtype).strides[1:]
+    if not in_rows or array.strides[0] < 0 or array.strides[0] % array.strides[1]:
+        array = np.array(array)
+    if array.flags.writeable:
+        return torch.from_numpy(array)
+    with warnings.catch_warnings():  # mapped files are read-only, and nothing here writes to a fleet
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(array)
 
 
 def _cut(rows: Tensor, servers: Tensor, columns: Tensor, inside: Tensor | None, nothing: float) -> Tensor:
