@@ -257,16 +257,14 @@ class _Session:
                 training.slow_down(self.run.rate)
                 return
             state = self.run.load(path)
-            faults = weight_faults(training.learner.network.state_dict(), state["weights"])
+            faults = weight_faults(training.learner.network.state_dict(), state.get("weights", {}))
             if faults:
-                raise TrainingError(
-                    f"The checkpoint {path.name} does not fit the network: {faults[0]}.",
-                    why="Weights of another network would come to mean something else.",
-                    fix="Train anew without --resume.",
-                    document=DOCUMENT,
-                )
-            training.load_state(state, self.run.rate)
-            self._earlier = float(state["seconds"])
+                raise self.run.unusable(f"{path.name} does not fit the network ({faults[0]})")
+            try:
+                training.load_state(state, self.run.rate)
+                self._earlier = float(state["seconds"])
+            except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+                raise self.run.unusable(f"{path.name} does not hold what it should ({error!r})") from error
 
         processes.each(load)
 

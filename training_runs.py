@@ -96,9 +96,10 @@ class Run:
         try:
             return Settings(**{**settings.model_dump(), **self.settings})
         except (ValueError, ConfigurationError) as error:
-            raise self._unusable(f"its settings are not valid ({str(error).splitlines()[0]})") from error
+            raise self.unusable(f"its settings are not valid ({str(error).splitlines()[0]})") from error
 
-    def _unusable(self, reason: str) -> TrainingError:
+    def unusable(self, reason: str) -> TrainingError:
+        """Tell why the run cannot be gone on with."""
         return TrainingError(
             f"The run {self.folder.name} cannot be resumed: {reason}.",
             why="Its weights would not fit, or would come to mean something else.",
@@ -168,7 +169,7 @@ class Run:
         state = load_checkpoint(path)
         differs = [key for key, value in _made_for().items() if state.get(key) != value]
         if differs:
-            raise self._unusable(f"{path.name} was made for {_tell(differs[0], state.get(differs[0]))}")
+            raise self.unusable(f"{path.name} was made for {_tell(differs[0], state.get(differs[0]))}")
         self.insist_on_data(state.get("fingerprint", "none"))
         return state
 
@@ -236,7 +237,7 @@ def interrupted_run(models_dir: Path) -> Run:
             continue  # not a run of ours, or one that died while it was begun
         differs = [key for key, value in _made_for().items() if content.get(key) != value]
         if differs:
-            raise run._unusable(f"it was begun for {_tell(differs[0], content.get(differs[0]))}")
+            raise run.unusable(f"it was begun for {_tell(differs[0], content.get(differs[0]))}")
         return run
     raise TrainingError(
         f"There is no interrupted training in {models_dir / RUNS}.",
