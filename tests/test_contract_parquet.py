@@ -216,6 +216,27 @@ def test_files_of_different_columns_never_share_a_piece(tmp_path):
     assert [len(piece) for piece in pieces] == [len(rows(4))] * 3 and "cpu_pct" not in pieces[1]
 
 
+@pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
+@pytest.mark.parametrize("zone", ["UTC", "Asia/Kolkata", None])
+@pytest.mark.parametrize("statistics", [True, False])
+def test_of_a_period_all_rows_come_and_row_groups_outside_it_stay_unread(tmp_path, unit, zone, statistics):
+    days = [rows(288, f"2026-01-{day:02}T00:00:00Z") for day in (1, 2, 3, 4)]
+    frame = pd.concat(days, ignore_index=True)
+    frame["timestamp"] = frame["timestamp"].dt.as_unit(unit).dt.tz_convert(zone)
+    table = pa.Table.from_pandas(frame, preserve_index=False)
+    for name, part in (("1.parquet", table.slice(0, 2 * 288)), ("2.parquet", table.slice(2 * 288))):
+        pq.write_table(part, tmp_path / name, row_group_size=288, write_statistics=statistics)
+    begin, end = (pd.Timestamp(text, tz="UTC").value // 1000 for text in ("2026-01-02T00:00", "2026-01-03T00:05"))
+    read = pd.concat(iter_frames(tmp_path, period=(begin, end)), ignore_index=True)
+    assert len(read) == (2 * 288 if statistics else 4 * 288)
+    times = read["timestamp"].dt.tz_localize("UTC") if zone is None else read["timestamp"]
+    assert ((times >= "2026-01-02T00:00Z") & (times < "2026-01-03T00:05Z")).sum() == 289
+    last = pd.concat(iter_frames(tmp_path, period=(end - 1, end)))  # one microsecond before the end
+    assert len(last) == (288 if statistics else 4 * 288)
+    if statistics:
+        assert list(iter_frames(tmp_path, period=(0, begin - 86_400_000_000))) == []
+
+
 def test_a_file_that_may_not_be_read_is_not_called_damaged():
     error = unreadable("fleet.parquet", PermissionError(13, "Permission denied"))
     assert "permission" in error.what and "chmod" in error.fix and "damaged" not in str(error)

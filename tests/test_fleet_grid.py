@@ -1,4 +1,4 @@
-"""Tests of fleet_grid.py: rows on the 5-minute grid, whole and rolling."""
+"""Tests of fleet_grid.py and grid_averages.py: rows on the 5-minute grid, whole and rolling."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import FLEET, FLEET_END, make_fleet
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from data_contract import METRIC_COLUMNS, VALID_STATES, ContractError
-from fleet_grid import FleetGrid, RollingGrid, step_of, time_of
+from fleet_grid import FleetGrid, GridRows, RollingGrid, step_of, time_of
+from grid_averages import GridAverages
 
 MOMENT = datetime(2026, 1, 5, 12, 0, tzinfo=timezone.utc)
 
@@ -66,6 +69,48 @@ def test_a_clock_that_was_wrong_by_decades_is_refused_instead_of_filling_the_mem
     frame.loc[0, "timestamp"] = pd.Timestamp("1970-01-01", tz="UTC")
     with pytest.raises(ContractError, match="1970-01-01"):
         FleetGrid.from_frame(frame)
+
+
+@settings(deadline=None)
+@given(
+    st.integers(0, 2**32), st.integers(1, 300), st.integers(1, 2000), st.sampled_from([0.0, 0.5]), st.integers(1, 40)
+)
+def test_the_grid_holds_pandas_means_and_last_states_however_the_rows_are_cut_and_ordered(
+    seed: int, rows: int, minutes: int, missing: float, piece: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    values = rng.uniform(0, 100, (rows, len(METRIC_COLUMNS)))
+    values[rng.random(values.shape) < missing] = np.nan
+    frame = pd.DataFrame(values, columns=list(METRIC_COLUMNS)).assign(
+        timestamp=pd.Timestamp(MOMENT) + pd.to_timedelta(rng.integers(0, minutes * 6, rows) * 10, unit="s"),
+        server_name=rng.choice(["c", "a", "b"], size=rows),
+        state=rng.choice(VALID_STATES, size=rows),
+        profile="web_api",
+    )
+    frame = frame.drop_duplicates(["timestamp", "server_name"])
+    grid = FleetGrid.from_frame(frame)
+    cells = frame.sort_values("timestamp").groupby(["server_name", frame["timestamp"].dt.floor("5min")])
+    times = pd.DatetimeIndex([time_of(grid.first_step + k) for k in range(grid.n_steps)])
+    index = pd.MultiIndex.from_product([grid.names, times])
+    means = cells[list(METRIC_COLUMNS)].mean().reindex(index).to_numpy().reshape(grid.values.shape)
+    np.testing.assert_allclose(grid.values, means, rtol=1e-6)
+    states = cells["state"].last().reindex(index).to_numpy().reshape(grid.states.shape)
+    told = np.array([*VALID_STATES, None], dtype=object)[grid.states]
+    assert ((told == states) | (pd.isna(told) & pd.isna(states))).all()
+    averages = GridAverages(len(grid.names), grid.n_steps)
+    for start in range(0, len(frame), piece):
+        part = GridRows.of(frame.iloc[start : start + piece], {name: k for k, name in enumerate(grid.names)})
+        averages.add(part.servers, part.steps - grid.first_step, part.instants, part.values, part.states)
+    np.testing.assert_allclose(averages.means(), grid.values, rtol=2**-22)
+    np.testing.assert_array_equal(averages.states, grid.states)
+
+
+def test_blocks_of_servers_go_through_the_whole_grid_in_bounded_pieces() -> None:
+    grid = FleetGrid.from_frame(make_fleet(hours=5))
+    for cells in (1, 60, 130, 10**6):
+        blocks = list(grid.blocks(cells))
+        assert [server for block in blocks for server in range(block.start, block.stop)] == list(range(grid.n_servers))
+        assert all((block.stop - block.start) * grid.n_steps <= max(cells, grid.n_steps) for block in blocks)
 
 
 def test_no_rows_are_refused() -> None:
