@@ -31,6 +31,7 @@ from model_inputs import (
     STATIC_REALS,
 )
 from tft_features import FeatureSpec, Windows
+from tft_kernels import attend, gate_and_norm, gated, residual_network, select_variables
 
 # Finite in half precision, and far enough below any score that the softmax gives 0.
 _MASK_BIAS = -3e4
@@ -65,17 +66,18 @@ class NetworkConfig:
 class FastTemporalFusionTransformer(TemporalFusionTransformer):  # type: ignore[misc]  # untyped library
     """Drop-in for pytorch-forecasting's `TemporalFusionTransformer`: same `state_dict`, same outputs, less work.
 
-    - The small networks of all real variables run as one batched product. Each sees one number, so the scaling to
-      `hidden_continuous_size` folds into the layers behind it, and the layer norm of its skip connection has a closed
-      form.
+    - The small networks of all real variables run as one batched product, in pieces that stay in the caches. Each sees
+      one number, so the scaling to `hidden_continuous_size` folds into the layers behind it, and the layer norm of its
+      skip connection has a closed form.
     - The weights of the variable selection come from the numbers themselves, not from a long concatenation.
     - Static context is multiplied once per window instead of once per step.
     - Sequences are packed only where their lengths differ.
-    - All attention heads are computed in one product.
+    - All attention heads are computed in one product, fused where nobody asks for the weights.
+    - Dropout draws four decisions at a time.
     """
 
     def forward(self, x: dict[str, Tensor]) -> Any:
-        """Forecast.
+        """Forecast, with explanations.
 
         Parameters
         ----------
@@ -89,6 +91,29 @@ class FastTemporalFusionTransformer(TemporalFusionTransformer):  # type: ignore[
         The named tuple of pytorch-forecasting: `prediction` is a list of (batch, horizon, n_quantiles), one per
         target; attention and variable-selection weights are there for explanations.
         """
+        output, explanation = self._decode(x, explain=True)
+        prediction = [layer(output) for layer in self.output_layer] if self.n_targets > 1 else self.output_layer(output)
+        if "target_scale" in x:
+            prediction = self.transform_output(prediction, target_scale=x["target_scale"])
+        return self.to_network_output(
+            prediction=prediction,
+            decoder_lengths=x["decoder_lengths"],
+            encoder_lengths=x["encoder_lengths"],
+            **explanation,
+        )
+
+    def raw_outputs(self, x: dict[str, Tensor]) -> Tensor:
+        """Raw outputs of several targets of equal size, (batch, horizon, n_targets, n_outputs), and nothing else.
+
+        The numbers of `forward`, without the attention weights, whose making costs more than their use.
+        """
+        output, _ = self._decode(x, explain=False)
+        weight = torch.cat([layer.weight for layer in self.output_layer])
+        bias = torch.cat([layer.bias for layer in self.output_layer])
+        return functional.linear(output, weight, bias).view(*output.shape[:2], self.n_targets, -1)
+
+    def _decode(self, x: dict[str, Tensor], *, explain: bool) -> tuple[Tensor, dict[str, Tensor]]:
+        """What the output layers read, (batch, horizon, hidden), and the weights that explain it."""
         encoder_lengths, decoder_lengths = x["encoder_lengths"], x["decoder_lengths"]
         encoder_steps = int(encoder_lengths.max())
         encoder = slice(0, encoder_steps)
@@ -133,31 +158,29 @@ class FastTemporalFusionTransformer(TemporalFusionTransformer):  # type: ignore[
         future_output, _ = _recur(self.lstm_decoder, future, state, decoder_lengths)
         # The gate and norm behind the LSTM are the same for encoder and decoder.
         selected = torch.cat([past, future], dim=1)
-        recurrent = self.post_lstm_gate_encoder(torch.cat([past_output, future_output], dim=1))
+        recurrent = gated(self.post_lstm_gate_encoder, torch.cat([past_output, future_output], dim=1))
         recurrent = self.post_lstm_add_norm_encoder(recurrent, selected)
 
-        enriched = self.static_enrichment(recurrent, self.static_context_enrichment(static)[:, None])
+        enriched = residual_network(self.static_enrichment, recurrent, self.static_context_enrichment(static)[:, None])
         attended, attention = attend(
             self.multihead_attn,
             enriched[:, decoder],
             enriched,
             self.get_attention_mask(encoder_lengths=encoder_lengths, decoder_lengths=decoder_lengths),
+            explain=explain,
         )
-        output = self.pos_wise_ff(self.post_attn_gate_norm(attended, enriched[:, decoder]))
-        output = self.pre_output_gate_norm(output, recurrent[:, decoder])
-        prediction = [layer(output) for layer in self.output_layer] if self.n_targets > 1 else self.output_layer(output)
-        if "target_scale" in x:
-            prediction = self.transform_output(prediction, target_scale=x["target_scale"])
-        return self.to_network_output(
-            prediction=prediction,
-            encoder_attention=attention[..., encoder],
-            decoder_attention=attention[..., encoder_steps:],
-            static_variables=static_weights,
-            encoder_variables=past_weights,
-            decoder_variables=future_weights,
-            decoder_lengths=decoder_lengths,
-            encoder_lengths=encoder_lengths,
-        )
+        output = gate_and_norm(self.post_attn_gate_norm, attended, enriched[:, decoder])
+        output = residual_network(self.pos_wise_ff, output)
+        output = gate_and_norm(self.pre_output_gate_norm, output, recurrent[:, decoder])
+        explanation = {
+            "static_variables": static_weights,
+            "encoder_variables": past_weights,
+            "decoder_variables": future_weights,
+        }
+        if attention is not None:
+            explanation["encoder_attention"] = attention[..., encoder]
+            explanation["decoder_attention"] = attention[..., encoder_steps:]
+        return output, explanation
 
 
 def _recur(
@@ -170,197 +193,6 @@ def _recur(
         result = lstm(inputs, state, lengths=lengths, enforce_sorted=False)
     output, (hidden, cell) = result
     return output, (hidden, cell)
-
-
-def attend(attention: Any, query: Tensor, keys: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Interpretable multi-head attention with all heads at once; the value head is shared.
-
-    Parameters
-    ----------
-    attention : InterpretableMultiHeadAttention
-    query : Tensor, (batch, horizon, hidden)
-    keys : Tensor, (batch, steps, hidden)
-    mask : Tensor of bool, (batch, horizon, steps)
-        True where a query must not look.
-
-    Returns
-    -------
-    Output (batch, horizon, hidden) and weights (batch, horizon, heads, steps).
-    """
-    heads, width = attention.n_head, attention.d_k
-
-    def project(layers: Any, inputs: Tensor) -> Tensor:
-        weight = torch.cat([layer.weight for layer in layers])
-        bias = torch.cat([layer.bias for layer in layers])
-        return functional.linear(inputs, weight, bias).view(*inputs.shape[:2], heads, width).transpose(1, 2)
-
-    score = project(attention.q_layers, query) @ project(attention.k_layers, keys).transpose(-1, -2)
-    score = (score / width**0.5).masked_fill(mask[:, None], attention.mask_bias)
-    weights = torch.softmax(score, dim=-1)  # (batch, heads, horizon, steps)
-    values = attention.v_layer(keys)
-    if attention.training and attention.dropout.p > 0:
-        output = attention.dropout(weights @ values[:, None]).mean(dim=1)  # each head has its own dropout
-    else:
-        output = weights.mean(dim=1) @ values
-    return attention.dropout(attention.w_h(output)), weights.transpose(1, 2)
-
-
-def select_variables(
-    network: Any,
-    names: tuple[list[str], list[str]],
-    categories: list[Tensor],
-    reals: Tensor,
-    context: Tensor | None,
-) -> tuple[Tensor, Tensor]:
-    """Variable selection with the networks of all real variables in one product.
-
-    Parameters
-    ----------
-    network : VariableSelectionNetwork
-    names : (categorical names, real names)
-        In the order of `categories` and of the last axis of `reals`, which is the network's own order.
-    categories : list of Tensor, (batch[, steps], embedding size)
-    reals : Tensor, (batch[, steps], n_reals)
-    context : Tensor, (batch, 1, hidden), optional
-
-    Returns
-    -------
-    Selected (batch[, steps], hidden), and weights (batch[, steps], 1, n_variables).
-    """
-    sizes = {network.input_sizes[name] for name in names[1]}
-    if network.num_inputs <= 1 or len(sizes) != 1:  # nothing to batch
-        inputs = dict(zip(names[0], categories, strict=True))
-        inputs.update({name: reals[..., k : k + 1] for k, name in enumerate(names[1])})
-        if context is not None:
-            context = context.expand(-1, reals.size(1), -1)
-        selected, weights = network(inputs, context)
-        return selected, weights
-
-    scaling = [network.prescalers[name] for name in names[1]]
-    slope = torch.stack([layer.weight[:, 0] for layer in scaling])  # (n_reals, size)
-    offset = torch.stack([layer.bias for layer in scaling])
-    weights = _selection_weights(network.flattened_grn, categories, reals, slope, offset, context)
-    weights = torch.softmax(weights, dim=-1)  # (batch[, steps], n_variables)
-
-    n_categories = len(categories)
-    flat = reals.reshape(-1, reals.size(-1))  # (rows, n_reals)
-    grns = [network.single_variable_grns[name] for name in names[1]]
-    outputs = _single_variable_networks(grns, flat.t(), slope, offset)  # (n_reals, rows, hidden)
-    share = weights[..., n_categories:].reshape(flat.shape)
-    # Not as a product of matrices: one tiny product per row takes longer than the sum.
-    selected = (outputs * share.t().unsqueeze(-1)).sum(dim=0).reshape(*reals.shape[:-1], -1)
-    for k, (name, embedding) in enumerate(zip(names[0], categories, strict=True)):
-        selected = selected + network.single_variable_grns[name](embedding) * weights[..., k : k + 1]
-    return selected, weights.unsqueeze(-2)
-
-
-def _selection_weights(
-    grn: Any, categories: list[Tensor], reals: Tensor, slope: Tensor, offset: Tensor, context: Tensor | None
-) -> Tensor:
-    """Logits of the variable weights: the network over the concatenation of all variables, without concatenating.
-
-    A real variable enters as `value * slope + offset`, so a matrix M behind it acts as
-    `value * (M @ slope) + M @ offset`.
-    """
-    n_reals, size = slope.shape
-    embedded = sum(embedding.size(-1) for embedding in categories)
-
-    def project(matrix: Tensor, bias: Tensor | None) -> Tensor:
-        """`matrix @ concatenation + bias`; matrix is (outputs, total size)."""
-        of_reals = matrix[:, embedded:].reshape(-1, n_reals, size)  # (outputs, n_reals, size)
-        constant = torch.einsum("ovs,vs->o", of_reals, offset)
-        if bias is not None:
-            constant = constant + bias
-        result = functional.linear(reals, torch.einsum("ovs,vs->ov", of_reals, slope), constant)
-        start = 0
-        for embedding in categories:
-            stop = start + embedding.size(-1)
-            result = result + functional.linear(embedding, matrix[:, start:stop])
-            start = stop
-        return result
-
-    hidden = project(grn.fc1.weight, grn.fc1.bias)
-    if context is not None:
-        hidden = hidden + grn.context(context)
-    hidden = grn.fc2(functional.elu(hidden))
-    if grn.input_size == grn.output_size:
-        skip = project(torch.eye(grn.input_size, dtype=slope.dtype, device=slope.device), None)
-    else:
-        norm = grn.resample_norm
-        skip = project(_interpolation(grn.input_size, grn.output_size, slope).t(), None)
-        skip = norm.norm(skip * torch.sigmoid(norm.mask) * 2.0)
-    logits: Tensor = grn.gate_norm(hidden, skip)
-    return logits
-
-
-def _single_variable_networks(grns: list[Any], values: Tensor, slope: Tensor, offset: Tensor) -> Tensor:
-    """Gated residual networks of single numbers, all in one.
-
-    Parameters
-    ----------
-    grns : list of GatedResidualNetwork
-        One per variable, of equal sizes.
-    values : Tensor, (n_variables, rows)
-    slope, offset : Tensor, (n_variables, size)
-        The scaling of each number to the networks' input size.
-
-    Returns
-    -------
-    Tensor, (n_variables, rows, hidden)
-    """
-    first = grns[0]
-    column = values.unsqueeze(-1)  # (n_variables, rows, 1)
-    weight = torch.stack([grn.fc1.weight for grn in grns])  # (n_variables, width, size)
-    bias = torch.stack([grn.fc1.bias for grn in grns])
-    hidden = torch.baddbmm(
-        (torch.einsum("vws,vs->vw", weight, offset) + bias).unsqueeze(1),
-        column,
-        torch.einsum("vws,vs->vw", weight, slope).unsqueeze(1),
-    )
-    weight = torch.stack([grn.fc2.weight for grn in grns])
-    bias = torch.stack([grn.fc2.bias for grn in grns])
-    hidden = torch.baddbmm(bias.unsqueeze(1), functional.elu(hidden), weight.transpose(1, 2))
-    gate = [grn.gate_norm.glu for grn in grns]
-    if gate[0].dropout is not None:
-        hidden = gate[0].dropout(hidden)
-    weight = torch.stack([layer.fc.weight for layer in gate])
-    bias = torch.stack([layer.fc.bias for layer in gate])
-    hidden = functional.glu(torch.baddbmm(bias.unsqueeze(1), hidden, weight.transpose(1, 2)), dim=-1)
-
-    if first.input_size == first.output_size:
-        total = torch.baddbmm(hidden + offset.unsqueeze(1), column, slope.unsqueeze(1))
-    else:
-        # Layer norm of the vector value * p + q, (p, q constant): its mean and variance follow from those of p and q.
-        norms = [grn.resample_norm for grn in grns]
-        matrix = _interpolation(first.input_size, first.output_size, slope)
-        gain = torch.stack([torch.sigmoid(norm.mask) * 2.0 for norm in norms])
-        p, q = (slope @ matrix) * gain, (offset @ matrix) * gain
-        p, q = p - p.mean(dim=-1, keepdim=True), q - q.mean(dim=-1, keepdim=True)
-        variance = (
-            values.square() * p.square().mean(dim=-1, keepdim=True)
-            + values * (2 * (p * q).mean(dim=-1, keepdim=True))
-            + q.square().mean(dim=-1, keepdim=True)
-        )
-        inverse = torch.rsqrt(variance.clamp_min(0) + norms[0].norm.eps)
-        affine = torch.stack([norm.norm.weight for norm in norms])
-        shift = torch.stack([norm.norm.bias for norm in norms])
-        total = torch.baddbmm(
-            hidden,
-            torch.stack([values * inverse, inverse, torch.ones_like(inverse)], dim=-1),
-            torch.stack([p * affine, q * affine, shift], dim=1),
-        )
-    norms = [grn.gate_norm.add_norm.norm for grn in grns]
-    normal = functional.layer_norm(total, total.shape[-1:], eps=norms[0].eps)
-    affine = torch.stack([norm.weight for norm in norms]).unsqueeze(1)
-    shift = torch.stack([norm.bias for norm in norms]).unsqueeze(1)
-    return torch.addcmul(shift, normal, affine)
-
-
-def _interpolation(inputs: int, outputs: int, like: Tensor) -> Tensor:
-    """Matrix (inputs, outputs) of the linear interpolation that pytorch-forecasting uses in skip connections."""
-    eye = torch.eye(inputs, dtype=torch.float32, device=like.device)
-    matrix = functional.interpolate(eye.unsqueeze(1), outputs, mode="linear", align_corners=True).squeeze(1)
-    return matrix.to(like.dtype)
 
 
 def ordered_quantiles(raw: Tensor) -> Tensor:
@@ -425,7 +257,7 @@ def forecast_scaled(network: Any, windows: Windows) -> Tensor:
     The network's outputs per metric and step are quantiles relative to an anchor, and one logit per anchor: the anchor
     is the mean of the window's naive forecasts, weighed by the network itself.
     """
-    raw = torch.stack(network(windows.inputs).prediction, dim=2)
+    raw = network.raw_outputs(windows.inputs)
     n_quantiles = raw.size(-1) - len(ANCHORS)
     anchor = (torch.softmax(raw[..., n_quantiles:], dim=-1) * windows.anchors).sum(dim=-1, keepdim=True)
     return anchor + ordered_quantiles(raw[..., :n_quantiles])

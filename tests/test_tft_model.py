@@ -146,6 +146,24 @@ def test_has_the_stock_networks_keys_and_shapes_and_scales_back_as_it_does() -> 
     torch.testing.assert_close(scaled, plain * 3)
 
 
+def test_mixed_precision_comes_near_and_learns() -> None:
+    network = build_network(SPEC, NetworkConfig(16, 4, 0.0)).train()
+    windows = make_windows()
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = forecast_scaled(network, windows)
+        mixed.float().square().mean().backward()
+    torch.testing.assert_close(mixed.float(), forecast_scaled(network, windows), rtol=0.1, atol=0.1)
+    assert all(torch.isfinite(parameter.grad).all() for parameter in network.parameters() if parameter.grad is not None)
+
+
+def test_forecasting_alone_gives_the_numbers_of_the_whole_forward_pass() -> None:
+    network = build_network(SPEC, NetworkConfig(16, 4, 0.1)).eval()
+    inputs = make_inputs(seed=9)
+    torch.testing.assert_close(
+        network.raw_outputs(inputs), torch.stack(network(inputs).prediction, dim=2), rtol=1e-5, atol=1e-5
+    )
+
+
 def test_dropout_is_active_in_training_only() -> None:
     network = build_network(SPEC, NetworkConfig(16, 4, 0.3))
     windows = make_windows()

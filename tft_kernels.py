@@ -1,0 +1,462 @@
+"""How the network's costly parts are computed: the same functions as pytorch-forecasting's modules, in less time.
+
+Each function takes the stock network's own modules, and so its weights. Two things cost the stock network most of its
+time on a CPU, and are avoided here: large intermediates that leave the caches (what is computed per variable and step
+is computed piece by piece, forwards and again backwards), and operations that torch has no fast loop for (layer norm of
+short rows, the drawing of dropout). Figures: `Docs/PERFORMANCE.md`. Knows nothing of data, files or HTTP.
+
+Source of the network: Lim et al., Temporal Fusion Transformers, arXiv:1912.09363, as pytorch-forecasting has it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+# Rows whose intermediates for some twenty variables stay in the caches of a core: 512 x 20 x 32 numbers are 1.3 MB.
+_ROWS = 512
+_SKIP_EPS = 1e-5  # of torch's layer norm, as pytorch-forecasting uses it
+
+
+def dropout(inputs: Tensor, p: float, *, training: bool) -> Tensor:
+    """Zero each number with probability p and scale the rest up, as `torch.nn.functional.dropout` does."""
+    if not training or p == 0.0:
+        return inputs
+    return inputs * kept(inputs.shape, p, inputs)
+
+
+def kept(shape: tuple[int, ...] | torch.Size, p: float, like: Tensor) -> Tensor:
+    """Factors of dropout: 0 with probability p, else 1 / (1 - p).
+
+    On a CPU, four decisions come from each 64-bit draw, so that p is a multiple of 2**-16; torch draws a number of its
+    own for each, which takes four times as long.
+    """
+    if like.device.type != "cpu":
+        return torch.empty(shape, dtype=like.dtype, device=like.device).bernoulli_(1 - p).div_(1 - p)
+    size = torch.Size(shape).numel()
+    bits = torch.empty((size + 3) // 4, dtype=torch.int64).random_(-(2**63), None).view(torch.int16)[:size]
+    dropped = round(p * 2**16)
+    return (bits >= dropped - 2**15).to(like.dtype).mul_(1 / (1 - dropped / 2**16)).view(shape)
+
+
+def gated(layer: Any, inputs: Tensor) -> Tensor:
+    """`GatedLinearUnit`: value times sigmoid of its gate; two products, so that no gradient has to be put together."""
+    if layer.dropout is not None:
+        inputs = dropout(inputs, layer.dropout.p, training=layer.training)
+    size = layer.hidden_size
+    weight, bias = layer.fc.weight, layer.fc.bias
+    value = functional.linear(inputs, weight[:size], bias[:size])
+    return value * torch.sigmoid(functional.linear(inputs, weight[size:], bias[size:]))
+
+
+def gate_and_norm(layer: Any, inputs: Tensor, skip: Tensor) -> Tensor:
+    """`GateAddNorm` without resampling: layer norm of the gated inputs plus the skip connection."""
+    add_norm = layer.add_norm
+    if add_norm.trainable_add:
+        skip = skip * torch.sigmoid(add_norm.mask) * 2.0
+    result: Tensor = add_norm.norm(gated(layer.glu, inputs) + skip)
+    return result
+
+
+def residual_network(network: Any, inputs: Tensor, context: Tensor | None = None) -> Tensor:
+    """`GatedResidualNetwork` of equal input and output size; a context is given per window and serves all its steps."""
+    hidden = network.fc1(inputs)
+    if context is not None:
+        hidden = hidden + network.context(context)
+    return gate_and_norm(network.gate_norm, network.fc2(functional.elu(hidden)), inputs)
+
+
+def interpolation(inputs: int, outputs: int, like: Tensor) -> Tensor:
+    """Matrix (inputs, outputs) of the linear interpolation that pytorch-forecasting uses in skip connections."""
+    eye = torch.eye(inputs, dtype=torch.float32, device=like.device)
+    matrix = functional.interpolate(eye.unsqueeze(1), outputs, mode="linear", align_corners=True).squeeze(1)
+    return matrix.to(like.dtype)
+
+
+def attend(attention: Any, query: Tensor, keys: Tensor, mask: Tensor, *, explain: bool) -> tuple[Tensor, Tensor | None]:
+    """Interpretable multi-head attention with all heads at once; the value head is shared.
+
+    Parameters
+    ----------
+    attention : InterpretableMultiHeadAttention
+    query : Tensor, (batch, horizon, hidden)
+    keys : Tensor, (batch, steps, hidden)
+    mask : Tensor of bool, (batch or 1, horizon, steps)
+        True where a query must not look; every query may look somewhere.
+    explain : bool
+        Whether the weights are wanted: without them, torch's fused attention need not write them down.
+
+    Returns
+    -------
+    Output (batch, horizon, hidden); weights (batch, horizon, heads, steps) or None.
+    """
+    heads, width = attention.n_head, attention.d_k
+
+    def project(layers: Any, inputs: Tensor) -> Tensor:
+        weight = torch.cat([layer.weight for layer in layers])
+        bias = torch.cat([layer.bias for layer in layers])
+        return functional.linear(inputs, weight, bias).view(*inputs.shape[:2], heads, width).transpose(1, 2)
+
+    queries, places = project(attention.q_layers, query), project(attention.k_layers, keys)
+    values = attention.v_layer(keys)[:, None]
+    weights = None
+    if explain:
+        score = (queries @ places.transpose(-1, -2)) / width**0.5
+        weights = torch.softmax(score.masked_fill(mask[:, None], attention.mask_bias), dim=-1)
+        output = weights @ values  # (batch, heads, horizon, width)
+        weights = weights.transpose(1, 2)
+    else:
+        allowed = ~mask[:, None]
+        output = functional.scaled_dot_product_attention(
+            queries, places, values.expand(-1, heads, -1, -1), attn_mask=allowed
+        )
+    rate = attention.dropout.p
+    output = dropout(output, rate, training=attention.training).mean(dim=1)  # each head has its own dropout
+    return dropout(attention.w_h(output), rate, training=attention.training), weights
+
+
+def select_variables(
+    network: Any,
+    names: tuple[list[str], list[str]],
+    categories: list[Tensor],
+    reals: Tensor,
+    context: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """Variable selection with the networks of all real variables in one product.
+
+    Parameters
+    ----------
+    network : VariableSelectionNetwork
+    names : (categorical names, real names)
+        In the order of `categories` and of the last axis of `reals`, which is the network's own order.
+    categories : list of Tensor, (batch[, steps], embedding size)
+    reals : Tensor, (batch[, steps], n_reals)
+    context : Tensor, (batch, 1, hidden), optional
+
+    Returns
+    -------
+    Selected (batch[, steps], hidden), and weights (batch[, steps], 1, n_variables).
+    """
+    sizes = {network.input_sizes[name] for name in names[1]}
+    if network.num_inputs <= 1 or len(sizes) != 1:  # nothing to batch
+        inputs = dict(zip(names[0], categories, strict=True))
+        inputs.update({name: reals[..., k : k + 1] for k, name in enumerate(names[1])})
+        if context is not None:
+            context = context.expand(-1, reals.size(1), -1)
+        selected, weights = network(inputs, context)
+        return selected, weights
+
+    scaling = [network.prescalers[name] for name in names[1]]
+    slope = torch.stack([layer.weight[:, 0] for layer in scaling])  # (n_reals, size)
+    offset = torch.stack([layer.bias for layer in scaling])
+    weights = _selection_logits(network.flattened_grn, categories, reals, slope, offset, context)
+    weights = torch.softmax(weights, dim=-1)  # (batch[, steps], n_variables)
+
+    n_categories = len(categories)
+    flat = reals.reshape(-1, reals.size(-1))  # (rows, n_reals)
+    grns = [network.single_variable_grns[name] for name in names[1]]
+    share = weights[..., n_categories:].reshape(flat.shape)
+    selected = select_reals(grns, slope, offset, flat.t().contiguous(), share.t().contiguous())
+    selected = selected.view(*reals.shape[:-1], -1)
+    for k, (name, embedding) in enumerate(zip(names[0], categories, strict=True)):
+        selected = selected + network.single_variable_grns[name](embedding) * weights[..., k : k + 1]
+    return selected, weights.unsqueeze(-2)
+
+
+def _selection_logits(
+    grn: Any, categories: list[Tensor], reals: Tensor, slope: Tensor, offset: Tensor, context: Tensor | None
+) -> Tensor:
+    """Logits of the variable weights: the network over the concatenation of all variables, without concatenating.
+
+    A real variable enters as `value * slope + offset`, so a matrix M behind it acts as
+    `value * (M @ slope) + M @ offset`.
+    """
+    n_reals, size = slope.shape
+    embedded = sum(embedding.size(-1) for embedding in categories)
+
+    def project(matrix: Tensor, bias: Tensor | None) -> Tensor:
+        """`matrix @ concatenation + bias`; matrix is (outputs, total size)."""
+        of_reals = matrix[:, embedded:].reshape(-1, n_reals, size)  # (outputs, n_reals, size)
+        constant = torch.einsum("ovs,vs->o", of_reals, offset)
+        if bias is not None:
+            constant = constant + bias
+        result = functional.linear(reals, torch.einsum("ovs,vs->ov", of_reals, slope), constant)
+        start = 0
+        for embedding in categories:
+            stop = start + embedding.size(-1)
+            result = result + functional.linear(embedding, matrix[:, start:stop])
+            start = stop
+        return result
+
+    hidden = project(grn.fc1.weight, grn.fc1.bias)
+    if context is not None:
+        hidden = hidden + grn.context(context)
+    hidden = grn.fc2(functional.elu(hidden))
+    if grn.input_size == grn.output_size:
+        skip = project(torch.eye(grn.input_size, dtype=slope.dtype, device=slope.device), None)
+    else:
+        norm = grn.resample_norm
+        skip = project(interpolation(grn.input_size, grn.output_size, slope).t(), None)
+        skip = norm.norm(skip * torch.sigmoid(norm.mask) * 2.0)
+    return gate_and_norm(grn.gate_norm, hidden, skip)
+
+
+def select_reals(grns: list[Any], slope: Tensor, offset: Tensor, values: Tensor, share: Tensor) -> Tensor:
+    """Sum of the real variables' gated residual networks, each weighed by its variable's share.
+
+    Parameters
+    ----------
+    grns : list of GatedResidualNetwork
+        One per variable, of equal sizes.
+    slope, offset : Tensor, (n_variables, size)
+        The scaling of each number to the networks' input size.
+    values, share : Tensor, (n_variables, rows)
+        The numbers, and the weights of the variable selection.
+
+    Returns
+    -------
+    Tensor, (rows, hidden)
+    """
+    with torch.autocast(values.device.type, enabled=False):  # in half precision, closed forms would lose their digits
+        return _select_reals(grns, slope, offset, values, share.to(values.dtype))
+
+
+def _select_reals(grns: list[Any], slope: Tensor, offset: Tensor, values: Tensor, share: Tensor) -> Tensor:
+    """`select_reals` in full precision."""
+    first = grns[0]
+    weight = torch.stack([grn.fc1.weight for grn in grns])  # (n_variables, width, size)
+    bias = torch.stack([grn.fc1.bias for grn in grns])
+    # One number enters each network, so its scaling and the first layer are one line per unit.
+    a, b = torch.einsum("vws,vs->vw", weight, slope), torch.einsum("vws,vs->vw", weight, offset) + bias
+    second = torch.stack([grn.fc2.weight for grn in grns]).transpose(1, 2)
+    second_bias = torch.stack([grn.fc2.bias for grn in grns])
+    gates = [grn.gate_norm.glu for grn in grns]
+    width = first.output_size
+    gate = torch.stack([layer.fc.weight for layer in gates]).transpose(1, 2)
+    gate_bias = torch.stack([layer.fc.bias for layer in gates])
+
+    if first.input_size == first.output_size:  # the skip connection is the scaled number itself
+        skip = torch.stack([slope, offset], dim=1)
+        variance = None
+    else:
+        # Layer norm of the vector x * p + q, with p and q constant: mean and variance follow from those of p and q.
+        norms = [grn.resample_norm for grn in grns]
+        matrix = interpolation(first.input_size, width, slope)
+        gain = torch.stack([torch.sigmoid(norm.mask) * 2.0 for norm in norms])
+        p, q = (slope @ matrix) * gain, (offset @ matrix) * gain
+        p, q = p - p.mean(dim=-1, keepdim=True), q - q.mean(dim=-1, keepdim=True)
+        variance = torch.stack([p.square().mean(dim=-1), 2 * (p * q).mean(dim=-1), q.square().mean(dim=-1)], dim=1)
+        affine = torch.stack([norm.norm.weight for norm in norms])
+        skip = torch.stack([p * affine, q * affine, torch.stack([norm.norm.bias for norm in norms])], dim=1)
+
+    norms = [grn.gate_norm.add_norm.norm for grn in grns]
+    affine = torch.stack([norm.weight for norm in norms])
+    shift = torch.stack([norm.bias for norm in norms])
+    rate = gates[0].dropout.p if gates[0].dropout is not None and gates[0].training else 0.0
+    keep = kept((*values.shape, second.size(-1)), rate, values) if rate > 0 else None
+    parameters = (
+        *(a, b, second, second_bias),
+        *(gate[..., :width], gate_bias[:, :width], gate[..., width:], gate_bias[:, width:]),
+        *(skip, variance, affine),
+    )
+    selected: Tensor = _SelectedReals.apply(  # type: ignore[no-untyped-call]
+        values, share, keep, norms[0].eps, *parameters
+    )
+    return selected + share.t() @ shift
+
+
+class _SelectedReals(torch.autograd.Function):
+    """What `select_reals` does for every variable and row, in pieces of rows; computed again for the gradients.
+
+    Shapes: values x and share (V, R); keep (V, R, S); slope and start of the first layer a, b (V, S); second layer
+    (V, S, S) and (V, S); value and gate (V, S, H) and (V, H) each; skip (V, 3, H) with variance (V, 3), or (V, 2, H)
+    without; affine (V, H).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, share: Tensor, keep: Tensor | None, eps: float, *parameters: Any) -> Tensor:
+        ctx.save_for_backward(values, share, keep, *parameters)
+        ctx.eps = eps
+        affine = parameters[-1]
+        selected = values.new_empty(values.size(1), affine.size(-1))
+        room = _Room(values)
+        for rows in room.pieces():
+            total = _forward_piece(room, values[:, rows], None if keep is None else keep[:, rows], parameters)
+            factor = _normalise(room, total, eps)
+            total.mul_(factor.mul_(share[:, rows].unsqueeze(-1))).mul_(affine.unsqueeze(1))
+            torch.sum(total, dim=0, out=selected[rows])
+        return selected
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        values, share, keep, *parameters = ctx.saved_tensors
+        gradients = [None if each is None else torch.zeros_like(each) for each in parameters]
+        for_share = torch.empty_like(share)
+        for_values = torch.empty_like(values) if ctx.needs_input_grad[0] else None
+        room = _Room(values)
+        with torch.autocast(values.device.type, enabled=False):
+            for rows in room.pieces():
+                found = _backward_piece(
+                    room,
+                    upstream[rows],
+                    values[:, rows],
+                    share[:, rows],
+                    None if keep is None else keep[:, rows],
+                    ctx.eps,
+                    parameters,
+                    for_share[:, rows],
+                    None if for_values is None else for_values[:, rows],
+                )
+                for total, part in zip(gradients, found, strict=True):
+                    if total is not None and part is not None:
+                        total.add_(part)
+        return for_values, for_share, None, None, *gradients
+
+
+class _Room:
+    """Memory for the intermediates of a piece of rows, used again for the next: fresh pages cost more than the sums."""
+
+    def __init__(self, values: Tensor) -> None:
+        self._values = values
+        # On other devices than a CPU there are no caches to stay in: all rows are one piece.
+        self._size = min(_ROWS, values.size(1)) if values.device.type == "cpu" else values.size(1)
+        self._tensors: dict[str, Tensor] = {}
+        self._rows = 0
+
+    def pieces(self) -> Iterator[slice]:
+        """The rows of each piece."""
+        n_rows = self._values.size(1)
+        for start in range(0, n_rows, max(self._size, 1)):
+            self._rows = min(self._size, n_rows - start)
+            yield slice(start, start + self._rows)
+
+    def take(self, name: str, width: int) -> Tensor:
+        """Uninitialised (n_variables, rows of the piece, width), the same memory for the same name."""
+        if name not in self._tensors:
+            self._tensors[name] = self._values.new_empty(self._values.size(0), self._size, width)
+        return self._tensors[name][:, : self._rows]
+
+
+def _normalise(room: _Room, inputs: Tensor, eps: float) -> Tensor:
+    """Subtract the mean of the last axis in place; give the factors that complete the layer norm, (…, 1).
+
+    torch's own layer norm takes three times as long for rows as short as these.
+    """
+    size = inputs.size(-1)
+    mean = torch.sum(inputs, dim=-1, keepdim=True, out=room.take("mean", 1))
+    inputs.sub_(mean.div_(size))
+    square = torch.mul(inputs, inputs, out=room.take("spare", size))
+    factor = torch.sum(square, dim=-1, keepdim=True, out=room.take("factor", 1))
+    return factor.div_(size).add_(eps).rsqrt_()
+
+
+def _forward_piece(room: _Room, x: Tensor, keep: Tensor | None, parameters: Any) -> Tensor:
+    """Everything up to the last layer norm; leaves in `room` what the gradients need of it."""
+    a, b, second, second_bias, value, value_bias, gate, gate_bias, skip, variance, _ = parameters
+    small, width = a.size(-1), value.size(-1)
+    unit = torch.addcmul(b.unsqueeze(1), x.unsqueeze(-1), a.unsqueeze(1), out=room.take("unit", small))
+    functional.elu_(unit)
+    hidden = torch.baddbmm(second_bias.unsqueeze(1), unit, second, out=room.take("hidden", small))
+    if keep is not None:
+        hidden.mul_(keep)
+    output = torch.baddbmm(value_bias.unsqueeze(1), hidden, value, out=room.take("output", width))
+    opening = torch.baddbmm(gate_bias.unsqueeze(1), hidden, gate, out=room.take("opening", width))
+    output.mul_(opening.sigmoid_())
+    columns = room.take("columns", skip.size(1))
+    if variance is None:
+        columns[..., 0] = x
+    else:
+        inverse = room.take("inverse", 1).squeeze(-1)
+        torch.addcmul(variance[:, 1:2], x, variance[:, :1], out=inverse)
+        torch.addcmul(variance[:, 2:], x, inverse, out=inverse)
+        inverse.clamp_min_(0).add_(_SKIP_EPS).rsqrt_()
+        torch.mul(x, inverse, out=columns[..., 0])
+        columns[..., 1] = inverse
+    columns[..., -1] = 1
+    return torch.baddbmm(output, columns, skip, out=room.take("total", width))
+
+
+def _backward_piece(
+    room: _Room,
+    upstream: Tensor,
+    x: Tensor,
+    share: Tensor,
+    keep: Tensor | None,
+    eps: float,
+    parameters: list[Tensor],
+    for_share: Tensor,
+    for_x: Tensor | None,
+) -> tuple[Tensor | None, ...]:
+    """Gradients of the parameters from one piece; those of its shares and values are written into the last two."""
+    a, _, second, _, value, _, gate, _, skip, variance, affine = parameters
+    small, width = a.size(-1), value.size(-1)
+    normal = _forward_piece(room, x, keep, parameters)
+    unit, hidden, output, opening, columns = (
+        room.take(name, size)
+        for name, size in (
+            ("unit", small),
+            ("hidden", small),
+            ("output", width),
+            ("opening", width),
+            ("columns", skip.size(1)),
+        )
+    )
+    factor = _normalise(room, normal, eps)
+    normal.mul_(factor)
+    # `gradient` is that of a variable whose share is 1, until the last line of the layer norm.
+    gradient = torch.mul(upstream, affine.unsqueeze(1), out=room.take("gradient", width))
+    spare = torch.mul(gradient, normal, out=room.take("spare", width))
+    along = torch.sum(spare, dim=-1, keepdim=True, out=room.take("along", 1))
+    for_share.copy_(along.squeeze(-1))
+    torch.mul(normal, share.unsqueeze(-1), out=spare)
+    for_affine = spare.mul_(upstream).sum(dim=1)
+    # Gradient of a layer norm: less its mean, and less its part along the normalised vector.
+    mean = torch.sum(gradient, dim=-1, keepdim=True, out=room.take("mean", 1))
+    gradient.sub_(mean.div_(width)).sub_(normal.mul_(along.div_(width)))
+    gradient.mul_(factor.mul_(share.unsqueeze(-1)))
+
+    for_skip = torch.bmm(columns.transpose(1, 2), gradient)
+    for_variance = None
+    if variance is not None or for_x is not None:
+        for_columns = torch.bmm(gradient, skip.transpose(1, 2), out=room.take("for_columns", skip.size(1)))
+        if variance is not None:
+            inverse = room.take("inverse", 1).squeeze(-1)
+            for_square = for_columns[..., 0].mul(x).add_(for_columns[..., 1]).mul_(inverse.pow(3)).mul_(-0.5)
+            line = for_square * x
+            for_variance = torch.stack([(line * x).sum(dim=1), line.sum(dim=1), for_square.sum(dim=1)], dim=1)
+            if for_x is not None:
+                slope = torch.addcmul(variance[:, 1:2], x, variance[:, :1], value=2)
+                torch.addcmul(for_columns[..., 0] * inverse, for_square, slope, out=for_x)
+        elif for_x is not None:
+            for_x.copy_(for_columns[..., 0])
+
+    for_amount = torch.mul(gradient, opening, out=room.take("spare", width))
+    for_opening = gradient.sub_(for_amount).mul_(output)  # gradient x output x (1 - opening)
+    for_hidden = torch.bmm(for_amount, value.transpose(1, 2), out=room.take("for_hidden", small))
+    for_hidden.baddbmm_(for_opening, gate.transpose(1, 2))
+    if keep is not None:
+        for_hidden.mul_(keep)
+    for_unit = torch.bmm(for_hidden, second.transpose(1, 2), out=room.take("for_unit", small))
+    for_second = torch.bmm(unit.transpose(1, 2), for_hidden)
+    for_unit.mul_(unit.clamp_max_(0).add_(1))  # the slope of elu, from its value
+    if for_x is not None:
+        for_x.add_(torch.bmm(for_unit, a.unsqueeze(-1)).squeeze(-1))
+    return (
+        torch.bmm(x.unsqueeze(1), for_unit).squeeze(1),
+        for_unit.sum(dim=1),
+        for_second,
+        for_hidden.sum(dim=1),
+        torch.bmm(hidden.transpose(1, 2), for_amount),
+        for_amount.sum(dim=1),
+        torch.bmm(hidden.transpose(1, 2), for_opening),
+        for_opening.sum(dim=1),
+        for_skip,
+        for_variance,
+        for_affine,
+    )
