@@ -146,7 +146,7 @@ def _in_place(array: npt.NDArray[Any]) -> Tensor:
     """Tensor over an array's own memory; over a copy where its steps do not lie in rows, as those of our grids do."""
     in_rows = array.strides[1:] == np.empty((1, *array.shape[1:]), array.dtype).strides[1:]
     if not in_rows or array.strides[0] < 0 or array.strides[0] % array.strides[1]:
-        array = np.array(array)
+        array = np.ascontiguousarray(array)
     if array.flags.writeable:
         return torch.from_numpy(array)
     with warnings.catch_warnings():  # mapped files are read-only, and nothing here writes to a fleet
@@ -312,7 +312,8 @@ def gather_windows(
     values, missing = _masked(scale.scaled(past[:, recent]))
     day_ago, lacking = _masked(scale.scaled(past[:, : encoder + HORIZON_STEPS]))
     first = fleet.first_step + origins[:, None]
-    calendar = _week()[(first + torch.arange(-encoder, HORIZON_STEPS)) % _WEEK_STEPS]
+    moments = (first % _WEEK_STEPS + torch.arange(-encoder, HORIZON_STEPS)) % _WEEK_STEPS
+    calendar = _week().index_select(0, moments.flatten()).view(*moments.shape, -1)
     relative = (torch.arange(-encoder, HORIZON_STEPS) / HORIZON_STEPS).expand(batch, -1)
     known = torch.cat([calendar, relative[..., None], day_ago, lacking.all(dim=-1, keepdim=True).to(values)], dim=-1)
 

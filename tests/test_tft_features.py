@@ -7,6 +7,8 @@ from dataclasses import replace
 import numpy as np
 import torch
 from conftest import make_fleet
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from data_contract import HORIZON_STEPS, METRIC_COLUMNS
 from fleet_grid import DAY_STEPS, FleetGrid
@@ -193,6 +195,75 @@ def test_augmentation_hides_the_stated_share_and_is_reproducible() -> None:
     assert kept.min() == 1 and np.median(kept) < 10  # very short ones are often among them
     assert not real(first, "encoder", "cpu_pct_missing")[:, -1].any()  # the newest step always stays
     assert torch.isfinite(first.labels).all()
+
+
+VALUE = st.sampled_from([0.0, 1e-30, 0.5, 42.0, 100.0, 1e6, 1e30]) | st.floats(0, 100, width=32)
+
+
+@settings(deadline=None)
+@given(
+    st.integers(0, 2**32),
+    st.integers(1, 800),
+    st.sampled_from([0.0, 0.1, 0.9, 1.0]),
+    st.lists(VALUE, min_size=1),
+    st.data(),
+)
+def test_inputs_scales_and_anchors_are_finite_whatever_a_fleet_reports(
+    seed: int, steps: int, missing: float, levels: list[float], data: st.DataObject
+) -> None:
+    rng = np.random.default_rng(seed)
+    values = rng.choice(np.array(levels, np.float32), (2, steps, len(METRIC_COLUMNS)))  # also constant ones
+    values[rng.random(values.shape) < missing] = np.nan
+    values[..., data.draw(st.integers(0, 3))] = np.nan  # never reported
+    states = rng.integers(-1, 8, (2, steps)).astype(np.int8)
+    grid = FleetGrid(("ppweb001", "x"), ("web_api", "generic"), 5_900_000, values, states)
+    spec = FeatureSpec(36, ("0",), typical_spread(grid))
+    fleet = FleetTensors.from_grid(grid, spec, ["0", None])
+    origins = torch.from_numpy(rng.integers(0, steps + 1, 8))
+    for hide in (None, Augmentation(short_history=0.5)):
+        windows = gather_windows(fleet, torch.tensor([0, 1] * 4), origins, spec, hide, torch.Generator().manual_seed(1))
+        tensors = [*windows.inputs.values(), windows.scale.center, windows.scale.spread, windows.anchors]
+        assert all(torch.isfinite(tensor).all() for tensor in tensors)
+        expected = np.full((8, HORIZON_STEPS), np.nan, np.float32)
+        for row, origin in enumerate(origins.tolist()):
+            ahead = values[row % 2, origin : origin + HORIZON_STEPS, 0]
+            expected[row, : len(ahead)] = ahead
+        np.testing.assert_array_equal(torch.isnan(windows.labels[..., 0]), np.isnan(expected))
+        units = windows.scale.units(windows.labels[..., None])
+        assert torch.equal(torch.isfinite(units), torch.isfinite(windows.labels[..., None]))
+
+
+def test_a_part_of_a_batch_is_what_the_whole_has_there_with_the_same_things_hidden() -> None:
+    servers, origins = [0, 1, 2, 3, 4] * 8, list(range(300, 700, 10))
+    whole, part = (
+        windows_of(
+            GRID, servers, origins, augmentation=Augmentation(), generator=torch.Generator().manual_seed(3), **more
+        )
+        for more in ({}, {"part": slice(1, None, 3)})
+    )
+    assert all(torch.equal(tensor, whole.inputs[name][1::3]) for name, tensor in part.inputs.items())
+    assert torch.equal(part.labels, whole.labels[1::3]) and torch.equal(part.weight, torch.ones(len(part.labels)))
+
+
+def test_a_grid_cut_out_of_a_longer_or_wider_one_gives_the_windows_of_its_own_columns() -> None:
+    begin = 200
+    later = GRID.since(GRID.first_step + begin)
+    odd = FleetGrid(later.names, later.profiles, later.first_step, later.values[:, :, ::-1][:, :, ::-1], later.states)
+    swapped = replace(later, values=np.asfortranarray(later.values), states=np.asfortranarray(later.states))
+    for grid in (later, odd, swapped):
+        one, other = windows_of(GRID, [3, 5], [700, 800]), windows_of(grid, [3, 5], [700 - begin, 800 - begin])
+        assert torch.equal(one.inputs["encoder_cont"], other.inputs["encoder_cont"])
+        assert torch.equal(one.inputs["encoder_cat"], other.inputs["encoder_cat"])
+        assert torch.equal(one.labels.nan_to_num(-9), other.labels.nan_to_num(-9))
+
+
+def test_the_median_of_a_window_is_the_lower_one_of_what_is_there() -> None:
+    values = torch.from_numpy(GRID.values[:, :289]).clone()
+    values[torch.rand(values.shape, generator=torch.Generator().manual_seed(1)) < 0.5] = torch.nan
+    values[0, :, 0], values[1, 1:, 1] = torch.nan, torch.nan
+    windows = windows_of(replace(GRID, values=values.numpy(), states=GRID.states[:, :289]), [0, 1, 2], [289] * 3)
+    expected = torch.nanmedian(values[:3, 1:], dim=1).values.nan_to_num()
+    assert torch.equal(windows.scale.center, expected)
 
 
 def test_typical_spread_ignores_metrics_that_are_never_reported() -> None:
