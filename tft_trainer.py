@@ -10,10 +10,9 @@ interrupted run lies in `models/runs/` and goes on with `--resume`. Knows nothin
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -24,18 +23,18 @@ from rich.console import Console
 from common_utils import iso_z, utc_now
 from config import Settings
 from data_contract import ProductError, TrainingError
-from data_validator import load_valid_frame
-from fleet_grid import FleetGrid, time_of
+from fleet_grid import time_of
 from model_folder import save_model, weight_faults
 from server_encoder import ServerEncoder
 from tft_features import Augmentation, FeatureSpec, FleetTensors, typical_spread
 from tft_model import NetworkConfig
+from training_data import TrainingData, load_fleet, open_fleet
 from training_loop import ForecastLoss, LossNotFiniteError, Plan, StopRequest, Training, TrainingStopped, slower
 from training_options import Hardware, duration_text, is_restarted
 from training_origins import Origins, Split, split_origins
 from training_processes import DOCUMENT, Processes, ProcessLostError, process_lost
 from training_report import TrainingReport
-from training_runs import Run, interrupted_run
+from training_runs import GRID, Run, interrupted_run
 from training_scores import (
     describe_data,
     describe_hyperparameters,
@@ -53,8 +52,7 @@ REJECTED = "rejected"
 class _Lesson:
     """What is learned from, and by what."""
 
-    grid: FleetGrid
-    rows: int | None
+    data: TrainingData
     split: Split
     encoder: ServerEncoder
     spec: FeatureSpec
@@ -168,10 +166,12 @@ def _train(
             held.enter_context(run.at_work())
         if run.fingerprint:  # begun before: as it was, whatever is set now
             settings = run.apply_to(settings)
-        run, lesson = _prepare(data_path, run, settings, processes)
+        run, data = _read(data_path, run, processes, TrainingReport(console, run.epochs, 0))
+        lesson = _lesson(data, settings)
         torch.manual_seed(settings.seed)
         learner = ForecastLoss(lesson.spec, lesson.network)
         batches, validation = lesson.batches(settings, processes.rank, processes.ranks)
+        processes.together(run.note)  # from here on it can be gone on with
         report = TrainingReport(console, run.epochs, len(batches))
         plan = Plan(
             epochs=run.epochs,
@@ -205,20 +205,25 @@ def _find_run(models_dir: Path, settings: Settings, epochs: int, *, resume: bool
     return Run.begin(models_dir, settings, epochs)
 
 
-def _prepare(data_path: Path, run: Run, settings: Settings, processes: Processes) -> tuple[Run, _Lesson]:
-    """Read the data, and make of them what is learned from."""
+def _read(data_path: Path, run: Run, processes: Processes, report: TrainingReport) -> tuple[Run, TrainingData]:
+    """Let the first process average the data onto the grid, and all map it."""
+    folder = run.folder / GRID
 
-    def read() -> tuple[Run, _Lesson]:
-        grid = FleetGrid.from_frame(load_valid_frame(data_path))
-        fingerprint = hashlib.sha256(grid.values.tobytes() + "\0".join(grid.names).encode()).hexdigest()
+    def read() -> Run:
+        try:
+            fingerprint = load_fleet(data_path, folder, report.reading).fingerprint
+        finally:
+            report.close()
         run.insist_on_data(fingerprint)
-        lesson = _lesson(grid, None, settings)
-        return (run if run.fingerprint else run.note(fingerprint=fingerprint)), lesson
+        return replace(run, fingerprint=fingerprint)
 
-    return processes.each(read)
+    known = processes.together(read)
+    return known, processes.each(lambda: open_fleet(folder))
 
 
-def _lesson(grid: FleetGrid, rows: int | None, settings: Settings) -> _Lesson:
+def _lesson(data: TrainingData, settings: Settings) -> _Lesson:
+    """Make of the data what is learned from."""
+    grid = data.grid
     split = split_origins(grid, settings.validation_share)
     encoder = ServerEncoder()
     encoder.create_mapping(grid.names)
@@ -229,7 +234,7 @@ def _lesson(grid: FleetGrid, rows: int | None, settings: Settings) -> _Lesson:
     )
     fleet = FleetTensors.from_grid(grid, spec, [encoder.encode(name) for name in grid.names])
     network = NetworkConfig(settings.hidden_size, settings.attention_heads, settings.dropout)
-    return _Lesson(grid, rows, split, encoder, spec, network, fleet)
+    return _Lesson(data, split, encoder, spec, network, fleet)
 
 
 class _Session:
@@ -296,7 +301,7 @@ def _introduce(
     lesson: _Lesson, training: Training, processes: Processes, report: TrainingReport, max_seconds: float | None
 ) -> None:
     """Say what is learned from, on what, and how long it will take."""
-    grid, plan = lesson.grid, training.plan
+    grid, plan = lesson.data.grid, training.plan
     begin, middle, end = (
         f"{time_of(grid.first_step + column):%Y-%m-%d %H:%M}" for column in (0, lesson.split.train_end, grid.n_steps)
     )
@@ -334,7 +339,7 @@ def _make_model(
     _, validation = lesson.batches(settings)
     info = {
         "created_at": iso_z(created.replace(microsecond=0)),
-        "data": describe_data(lesson.grid, lesson.split, run.fingerprint, lesson.rows),
+        "data": describe_data(lesson.data, lesson.split),
         "hyperparameters": describe_hyperparameters(lesson.network, lesson.spec, settings, run.epochs),
         **describe_losses(records),
         "quality": quality,

@@ -51,8 +51,7 @@ class Processes:
         self.precision = _precision(hardware.precision, accelerator)
         here, self.ranks = _counts(hardware)
         shared = self.ranks > 1
-        # Some of the library's layers have no part in the result, so they get no gradient.
-        strategy: Any = DDPStrategy(find_unused_parameters=True, timeout=_PATIENCE) if shared else "auto"
+        strategy: Any = DDPStrategy(timeout=_PATIENCE) if shared else "auto"
         with _quiet_lightning():
             self.fabric = Fabric(
                 accelerator=accelerator,
@@ -276,7 +275,8 @@ def _counts(hardware: Hardware) -> tuple[int, int]:
 @contextlib.contextmanager
 def _quiet_lightning() -> Iterator[None]:
     """Keep Lightning's notes on hardware and process groups off the screen; its warnings pass."""
-    loggers = [logging.getLogger(f"lightning.fabric{name}") for name in ("", ".utilities.rank_zero")]
+    names = [f"lightning.{part}{module}" for part in ("fabric", "pytorch") for module in ("", ".utilities.rank_zero")]
+    loggers = [logging.getLogger(name) for name in names]
     levels = [each.level for each in loggers]
     for each in loggers:
         each.setLevel(logging.WARNING)

@@ -6,7 +6,7 @@ Knows nothing of files; those of a run are `training_runs.py`'s.
 from __future__ import annotations
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from training_loop import EpochRecord
 from training_loop import Progress as Standing
@@ -25,20 +25,29 @@ class TrainingReport:
         if self._console is not None:
             self._console.print(text, highlight=False, soft_wrap=True, markup=False)
 
+    def reading(self, done: int, total: int) -> None:
+        """Show how much of the data is read."""
+        self._show("reading", done, total)
+
     def begin_epoch(self, standing: Standing) -> None:
-        """Show a bar, where there is a terminal to show it on."""
+        """Show the epoch's bar."""
         self.close()
-        if self._console is None or not self._console.is_terminal:
-            return
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self._bar = Progress(*columns, console=self._console, transient=True)
-        self._bar.add_task(f"epoch {standing.epoch + 1}/{self._epochs}", total=self._batches, completed=standing.batch)
-        self._bar.start()
+        self.batch_done(standing)
 
     def batch_done(self, standing: Standing) -> None:
-        """Move the bar."""
-        if self._bar is not None:
-            self._bar.update(self._bar.task_ids[0], completed=standing.batch)
+        """Move the epoch's bar."""
+        self._show(f"epoch {standing.epoch + 1}/{self._epochs}", standing.batch, self._batches)
+
+    def _show(self, what: str, done: int, total: int) -> None:
+        """Move the bar, where there is a terminal to show it on."""
+        if self._console is None or not self._console.is_terminal:
+            return
+        if self._bar is None:
+            columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+            self._bar = Progress(*columns, console=self._console, transient=True)
+            self._bar.add_task(what)
+            self._bar.start()
+        self._bar.update(self._bar.task_ids[0], completed=done, total=total)
 
     def end_epoch(self, record: EpochRecord, standing: Standing) -> None:
         """Say how the epoch went, and how long the rest will take."""

@@ -18,9 +18,10 @@ from torch import Tensor
 from common_utils import iso_z
 from config import Settings
 from data_contract import HORIZON_STEPS, HORIZONS, METRIC_COLUMNS, VALID_STATES
-from fleet_grid import FleetGrid, time_of
+from fleet_grid import time_of
 from tft_features import Augmentation, FeatureSpec, Windows
 from tft_model import NetworkConfig, forecast_scaled
+from training_data import TrainingData
 from training_loop import EpochRecord
 from training_origins import Split
 from training_runs import TRAINING_SETTINGS
@@ -86,15 +87,16 @@ def _means(sums: Tensor, count: Tensor) -> dict[str, Any] | None:
     return {name: round(float(value), 4) for name, value in zip(_SCORES, sums / count, strict=True)}
 
 
-def describe_data(grid: FleetGrid, split: Split, fingerprint: str, rows: int | None) -> dict[str, Any]:
+def describe_data(data: TrainingData, split: Split) -> dict[str, Any]:
     """Tell what was learned from and what judged."""
+    grid = data.grid
     seen = np.zeros(len(VALID_STATES) + 1, dtype=np.int64)
     for states in grid.states:  # one server at a time: the grid may be larger than the memory
         seen += np.bincount(np.asarray(states, dtype=np.int64) + 1, minlength=len(seen))
     known = max(int(seen[1:].sum()), 1)
     return {
-        "fingerprint": fingerprint,
-        **({} if rows is None else {"rows": rows}),
+        "fingerprint": data.fingerprint,
+        "rows": data.rows,
         "start": iso_z(time_of(grid.first_step)),
         "end": iso_z(time_of(grid.origin_step)),
         "validation_start": iso_z(time_of(grid.first_step + split.train_end)),
@@ -103,6 +105,7 @@ def describe_data(grid: FleetGrid, split: Split, fingerprint: str, rows: int | N
         "share_by_state": {
             state: round(int(count) / known, 6) for state, count in zip(VALID_STATES, seen[1:], strict=True) if count
         },
+        "sampling": split.describe(),
     }
 
 

@@ -3,8 +3,8 @@
     python tests/stopped_training.py training:1:3:SIGTERM validation:1:0:SIGINT -- --data FILE --epochs 2
 
 `training:E:B:S` sends signal S when batch B of epoch E (both from 0) is drawn; `validation:N:B:S` when validation batch
-B is drawn for the N-th time after the first, which the estimate of the time takes. What follows `--` are the options of
-`python main.py train`.
+B is drawn for the N-th time after the first, which the estimate of the time takes. With `:R` behind it, only in process R
+of several, before any restart. What follows `--` are the options of `python main.py train`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _iterate = WindowBatches.__iter__
 def _iterate_with_signals(self: WindowBatches) -> Iterator[Windows]:
     number = self.first_batch
     for windows in _iterate(self):
-        if len(self) > 1 and self.windows > 64:  # the tests validate on 64 windows
+        if self.windows > 64:  # the tests validate on 64 windows
             moment = ("training", self.epoch, number)
         else:
             moment = ("validation", _drawn[number], number)
@@ -44,8 +44,10 @@ def _iterate_with_signals(self: WindowBatches) -> Iterator[Windows]:
 if __name__ == "__main__":
     end = sys.argv.index("--")
     for text in sys.argv[1:end]:
-        kind, time, batch, name = text.split(":")
-        _moments[kind, int(time), int(batch)] = signal.Signals[name]
+        kind, time, batch, name, *rank = text.split(":")
+        here = not rank or rank[0] == os.environ.get("RANK", "0")
+        if here and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
+            _moments[kind, int(time), int(batch)] = signal.Signals[name]
     WindowBatches.__iter__ = _iterate_with_signals  # type: ignore[method-assign]
     sys.argv = ["tft_trainer.py", *sys.argv[end + 1 :]]
     run_command("train")

@@ -37,7 +37,7 @@ def run_training(
     data: Path, models: Path, settings: Settings, *options: str, at: tuple[str, ...] = (), **environment: str
 ) -> subprocess.CompletedProcess[str]:
     """Train in a process of its own, with the settings of the tests, sent signals `at` given batches."""
-    told = {f"TFT_{key.upper()}": str(getattr(settings, key)) for key in (*SHAPE, "learning_rate")}
+    told = {f"TFT_{key.upper()}": str(getattr(settings, key)) for key in (*SHAPE, "learning_rate", "dropout")}
     command = [sys.executable, str(HERE / "stopped_training.py"), *at, "--"]
     return subprocess.run(
         [*command, "--data", str(data), "--models-dir", str(models), *options],

@@ -1,0 +1,174 @@
+"""Tests of trainings in several processes: real ones, with torchrun and without, together, stopped, killed, restarted."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+from test_training_resume import HERE, SHAPE, run_training, the_run, weights_of
+
+from config import Settings
+from data_contract import TrainingError
+from model_folder import load_model
+from tft_trainer import train
+from training_checkpoints import load_checkpoint
+from training_options import Hardware, duration_text, seconds_of
+from training_processes import Processes
+
+TWO = ("--devices", "2", "--accelerator", "cpu", "--epochs", "2")
+
+
+def run_torchrun(
+    data: Path, models: Path, settings: Settings, *options: str, at: tuple[str, ...] = (), restarts: int = 0
+) -> subprocess.CompletedProcess[str]:
+    told = {f"TFT_{key.upper()}": str(getattr(settings, key)) for key in (*SHAPE, "learning_rate", "dropout")}
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    script = [f"--max-restarts={restarts}", str(HERE / "stopped_training.py"), *at, "--"]
+    return subprocess.run(
+        [*launcher, *script, "--data", str(data), "--models-dir", str(models), "--accelerator", "cpu", *options],
+        cwd=HERE.parent,
+        env=os.environ | told | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+
+
+@pytest.fixture(scope="module")
+def in_two(fleet_file: Path, settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder that two processes have made together."""
+    models = tmp_path_factory.mktemp("two")
+    done = run_training(fleet_file, models, settings, *TWO)
+    assert done.returncode == 0, done.stderr
+    for noise in ("Traceback", "Warning", "WARN", "[W", "distributed_backend"):
+        assert noise not in done.stderr, done.stderr
+    assert "2 processes" in done.stderr and done.stderr.count("epoch 1/2") == 1
+    return (models / "latest").resolve()
+
+
+# ------------------------------------------------------------------------------------------------------------- together
+@pytest.mark.slow
+def test_torchrun_gives_the_same_losses_as_one_process(fleet_file: Path, settings: Settings, tmp_path: Path) -> None:
+    still = settings.model_copy(update={"dropout": 0.0})  # dropout is drawn by each process
+    alone = train(fleet_file, tmp_path / "one", still, epochs=2, hardware=Hardware("cpu"))
+    done = run_torchrun(fleet_file, tmp_path / "two", still, "--epochs", "2", "--strategy", "ddp")
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+    one, two = (load_model(folder).info for folder in (alone, tmp_path / "two" / "latest"))
+    for key in ("train_loss", "val_loss", "learning_rate"):
+        assert [each[key] for each in two["losses"]] == pytest.approx([each[key] for each in one["losses"]], rel=1e-4)
+    assert (one["hardware"]["processes"], two["hardware"]["processes"]) == (1, 2)
+    assert one["data"] == two["data"]
+
+
+@pytest.mark.slow
+def test_an_error_is_told_once_and_ends_all_processes(settings: Settings, tmp_path: Path) -> None:
+    done = run_training(tmp_path / "absent.parquet", tmp_path, settings, *TWO)
+    assert done.returncode == 1
+    assert done.stderr.count("no Parquet data") == 1 and "Traceback" not in done.stderr, done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+# -------------------------------------------------------------------------------------------------------------- stopped
+@pytest.mark.slow
+def test_a_signal_to_one_process_stops_all_after_the_same_batch_and_resume_goes_on_to_the_bit(
+    fleet_file: Path, in_two: Path, settings: Settings, tmp_path: Path
+) -> None:
+    stopped = run_training(fleet_file, tmp_path, settings, *TWO, at=("training:1:2:SIGTERM:1",))
+    assert stopped.returncode == 1 and "Traceback" not in stopped.stderr, stopped.stderr
+    assert stopped.stderr.count("in epoch 2 of 2, after 3 batches") == 1
+    assert load_checkpoint(the_run(tmp_path) / "last.safetensors")["progress"]["batch"] == 3
+    resumed = run_training(fleet_file, tmp_path, settings, *TWO, "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    assert weights_of(tmp_path / "latest") == weights_of(in_two)
+
+
+@pytest.mark.slow
+def test_a_killed_process_ends_the_others_with_an_error_and_resume_goes_on(
+    fleet_file: Path, in_two: Path, settings: Settings, tmp_path: Path
+) -> None:
+    killed = run_training(fleet_file, tmp_path, settings, *TWO, at=("training:1:2:SIGKILL:1",))
+    assert killed.returncode == 1 and "Traceback" not in killed.stderr, killed.stderr
+    assert "Another process of this training has ended" in killed.stderr and "--resume" in killed.stderr
+    resumed = run_training(fleet_file, tmp_path, settings, *TWO, "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    assert weights_of(tmp_path / "latest") == weights_of(in_two)
+
+
+@pytest.mark.slow
+def test_torchrun_restarts_a_killed_training_which_goes_on_by_itself(
+    fleet_file: Path, in_two: Path, settings: Settings, tmp_path: Path
+) -> None:
+    done = run_torchrun(fleet_file, tmp_path, settings, "--epochs", "2", at=("training:1:2:SIGKILL:1",), restarts=1)
+    assert done.returncode == 0, done.stderr
+    assert "Going on in epoch 2, batch 1" in done.stderr
+    assert len(list((tmp_path / "runs").iterdir())) == 1
+    assert weights_of(tmp_path / "latest") == weights_of(in_two)
+    first, second = (load_file(folder / "model.safetensors") for folder in (in_two, tmp_path / "latest"))
+    assert first.keys() == second.keys()
+
+
+# ------------------------------------------------------------------------------------------------------------- hardware
+@pytest.mark.parametrize(
+    ("hardware", "told"),
+    [
+        (Hardware(accelerator="cuda"), "--accelerator cuda cannot be used"),
+        (Hardware(accelerator="gpu"), "--accelerator gpu cannot be used"),
+        (Hardware(accelerator="cpu", precision="16"), "--precision 16 cannot be used on cpu"),
+        (Hardware(accelerator="cpu", devices=2), "torchrun --nproc_per_node 2"),
+    ],
+)
+def test_hardware_that_is_not_there_is_refused_before_anything_is_written(
+    hardware: Hardware, told: str, fleet_file: Path, settings: Settings, tmp_path: Path
+) -> None:
+    import torch
+
+    if torch.cuda.is_available() and "cpu" not in told and hardware.devices is None:
+        pytest.skip("there is a GPU")
+    with pytest.raises(TrainingError) as caught:
+        train(fleet_file, tmp_path / "models", settings, hardware=hardware)
+    assert told in str(caught.value)
+    assert not (tmp_path / "models").exists()
+
+
+def test_mixed_precision_learns_on_a_cpu(fleet_file: Path, settings: Settings, tmp_path: Path) -> None:
+    folder = train(fleet_file, tmp_path, settings, epochs=1, hardware=Hardware("cpu", precision="bf16"))
+    model = load_model(folder)
+    assert model.info["hardware"]["precision"] == "bf16-mixed"
+    assert all(str(weight.dtype) == "torch.float32" for weight in model.network.state_dict().values())
+
+
+def test_devices_that_contradict_torchrun_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    with pytest.raises(TrainingError, match="--devices 3 contradicts torchrun, which started 2"):
+        Processes(Hardware("cpu", devices=3))
+
+
+def test_times_are_read_as_people_write_them() -> None:
+    assert [seconds_of(text) for text in ("90s", "10m", "2h", "1h30m", "0.5")] == [90, 600, 7200, 5400, 30]
+    for wrong in ("", "0s", "5x", "30m1h", "-3m", "inf", "1e9"):
+        with pytest.raises(ValueError, match="no time such as"):
+            seconds_of(wrong)
+    assert [duration_text(each) for each in (0.2, 89, 100, 5399, 9000)] == [
+        "1 s",
+        "89 s",
+        "2 min",
+        "1 h 30 min",
+        "2 h 30 min",
+    ]
+
+
+@pytest.mark.parametrize(
+    "options", [("--max-time", "soon"), ("--devices", "0"), ("--devices", "many"), ("--precision", "8")]
+)
+def test_wrong_options_are_usage_errors(options: tuple[str, str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "main.py", "train", *options], cwd=HERE.parent, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2 and options[0] in done.stderr
