@@ -111,9 +111,9 @@ def attend(attention: Any, query: Tensor, keys: Tensor, mask: Tensor, *, explain
         output = weights @ values  # (batch, heads, horizon, width)
         weights = weights.transpose(1, 2)
     else:
-        allowed = ~mask[:, None]
+        bias = queries.new_zeros(mask.shape).masked_fill_(mask, float("-inf"))[:, None]
         output = functional.scaled_dot_product_attention(
-            queries, places, values.expand(-1, heads, -1, -1), attn_mask=allowed
+            queries, places, values.expand(-1, heads, -1, -1), attn_mask=bias
         )
     rate = attention.dropout.p
     output = dropout(output, rate, training=attention.training).mean(dim=1)  # each head has its own dropout
@@ -158,11 +158,10 @@ def select_variables(
     weights = torch.softmax(weights, dim=-1)  # (batch[, steps], n_variables)
 
     n_categories = len(categories)
-    flat = reals.reshape(-1, reals.size(-1))  # (rows, n_reals)
     grns = [network.single_variable_grns[name] for name in names[1]]
-    share = weights[..., n_categories:].reshape(flat.shape)
-    selected = select_reals(grns, slope, offset, flat.t().contiguous(), share.t().contiguous())
-    selected = selected.view(*reals.shape[:-1], -1)
+    share = weights[..., n_categories:]
+    with torch.autocast(reals.device.type, enabled=False):  # in half precision, closed forms would lose their digits
+        selected = _select_reals(grns, slope, offset, reals, share.to(reals.dtype))
     for k, (name, embedding) in enumerate(zip(names[0], categories, strict=True)):
         selected = selected + network.single_variable_grns[name](embedding) * weights[..., k : k + 1]
     return selected, weights.unsqueeze(-2)
@@ -206,8 +205,32 @@ def _selection_logits(
     return gate_and_norm(grn.gate_norm, hidden, skip)
 
 
-def select_reals(grns: list[Any], slope: Tensor, offset: Tensor, values: Tensor, share: Tensor) -> Tensor:
+def _select_reals(grns: list[Any], slope: Tensor, offset: Tensor, reals: Tensor, share: Tensor) -> Tensor:
     """Sum of the real variables' gated residual networks, each weighed by its variable's share.
+
+    A fleet is forecast from one moment, so time and gaps (or their absence) are the same numbers for all its servers:
+    outside of training, what is the same for the whole batch is computed once.
+    """
+    common: list[int] = []
+    if reals.dim() == 3 and len(reals) > 1 and not torch.is_grad_enabled() and not grns[0].training:
+        common = [k for k, same in enumerate((reals == reals[:1]).all(dim=1).all(dim=0).tolist()) if same]
+    own = [k for k in range(reals.size(-1)) if k not in common]
+    selected = reals.new_zeros(*reals.shape[:-1], grns[0].output_size)
+    if own:
+        chosen = [grns[k] for k in own]
+        numbers, shares = (
+            (each[..., own] if common else each).reshape(-1, len(own)).t().contiguous() for each in (reals, share)
+        )
+        selected = select_reals(chosen, slope[own], offset[own], numbers, shares).view_as(selected)
+    if common:
+        chosen = [grns[k] for k in common]
+        outputs = _single_outputs(chosen, slope[common], offset[common], reals[0][:, common].t().contiguous())
+        selected += torch.einsum("btv,vth->bth", share[..., common], outputs)
+    return selected
+
+
+def select_reals(grns: list[Any], slope: Tensor, offset: Tensor, values: Tensor, share: Tensor) -> Tensor:
+    """Sum of the gated residual networks of single numbers, each weighed by its variable's share.
 
     Parameters
     ----------
@@ -222,12 +245,29 @@ def select_reals(grns: list[Any], slope: Tensor, offset: Tensor, values: Tensor,
     -------
     Tensor, (rows, hidden)
     """
-    with torch.autocast(values.device.type, enabled=False):  # in half precision, closed forms would lose their digits
-        return _select_reals(grns, slope, offset, values, share.to(values.dtype))
+    parameters, shift, eps = _stacked(grns, slope, offset)
+    layer = grns[0].gate_norm.glu
+    rate = layer.dropout.p if layer.dropout is not None and layer.training else 0.0
+    keep = kept((*values.shape, slope.size(-1)), rate, values) if rate > 0 else None
+    selected: Tensor = _SelectedReals.apply(values, share, keep, eps, *parameters)  # type: ignore[no-untyped-call]
+    return selected + share.t() @ shift
 
 
-def _select_reals(grns: list[Any], slope: Tensor, offset: Tensor, values: Tensor, share: Tensor) -> Tensor:
-    """`select_reals` in full precision."""
+def _single_outputs(grns: list[Any], slope: Tensor, offset: Tensor, values: Tensor) -> Tensor:
+    """What `select_reals` weighs and sums up, outside of training: (n_variables, rows, hidden)."""
+    parameters, shift, eps = _stacked(grns, slope, offset)
+    outputs = []
+    room = _Room(values)
+    for rows in room.pieces():
+        total = _forward_piece(room, values[:, rows], None, parameters)
+        factor = _normalise(room, total, eps)
+        outputs.append(total * factor)
+    affine: Tensor = parameters[-1]
+    return torch.cat(outputs, dim=1) * affine.unsqueeze(1) + shift.unsqueeze(1)
+
+
+def _stacked(grns: list[Any], slope: Tensor, offset: Tensor) -> tuple[tuple[Any, ...], Tensor, float]:
+    """Parameters of `_SelectedReals`, the last norm's bias (n_variables, hidden), and its epsilon."""
     first = grns[0]
     weight = torch.stack([grn.fc1.weight for grn in grns])  # (n_variables, width, size)
     bias = torch.stack([grn.fc1.bias for grn in grns])
@@ -257,17 +297,19 @@ def _select_reals(grns: list[Any], slope: Tensor, offset: Tensor, values: Tensor
     norms = [grn.gate_norm.add_norm.norm for grn in grns]
     affine = torch.stack([norm.weight for norm in norms])
     shift = torch.stack([norm.bias for norm in norms])
-    rate = gates[0].dropout.p if gates[0].dropout is not None and gates[0].training else 0.0
-    keep = kept((*values.shape, second.size(-1)), rate, values) if rate > 0 else None
-    parameters = (
-        *(a, b, second, second_bias),
-        *(gate[..., :width], gate_bias[:, :width], gate[..., width:], gate_bias[:, width:]),
-        *(skip, variance, affine),
+    value, value_bias, opening, opening_bias = (
+        gate[..., :width],
+        gate_bias[:, :width],
+        gate[..., width:],
+        gate_bias[:, width:],
     )
-    selected: Tensor = _SelectedReals.apply(  # type: ignore[no-untyped-call]
-        values, share, keep, norms[0].eps, *parameters
-    )
-    return selected + share.t() @ shift
+    layers: tuple[Any, ...] = (second, second_bias)
+    if not torch.is_grad_enabled() and not gates[0].training:  # nothing lies between the two layers: one does
+        value_bias = torch.baddbmm(value_bias.unsqueeze(1), second_bias.unsqueeze(1), value).squeeze(1)
+        opening_bias = torch.baddbmm(opening_bias.unsqueeze(1), second_bias.unsqueeze(1), opening).squeeze(1)
+        value, opening = second @ value, second @ opening
+        layers = (None, None)
+    return (a, b, *layers, value, value_bias, opening, opening_bias, skip, variance, affine), shift, norms[0].eps
 
 
 class _SelectedReals(torch.autograd.Function):
@@ -362,7 +404,10 @@ def _forward_piece(room: _Room, x: Tensor, keep: Tensor | None, parameters: Any)
     small, width = a.size(-1), value.size(-1)
     unit = torch.addcmul(b.unsqueeze(1), x.unsqueeze(-1), a.unsqueeze(1), out=room.take("unit", small))
     functional.elu_(unit)
-    hidden = torch.baddbmm(second_bias.unsqueeze(1), unit, second, out=room.take("hidden", small))
+    if second is None:
+        hidden = unit
+    else:
+        hidden = torch.baddbmm(second_bias.unsqueeze(1), unit, second, out=room.take("hidden", small))
     if keep is not None:
         hidden.mul_(keep)
     output = torch.baddbmm(value_bias.unsqueeze(1), hidden, value, out=room.take("output", width))

@@ -162,13 +162,10 @@ class FastTemporalFusionTransformer(TemporalFusionTransformer):  # type: ignore[
         recurrent = self.post_lstm_add_norm_encoder(recurrent, selected)
 
         enriched = residual_network(self.static_enrichment, recurrent, self.static_context_enrichment(static)[:, None])
-        attended, attention = attend(
-            self.multihead_attn,
-            enriched[:, decoder],
-            enriched,
-            self.get_attention_mask(encoder_lengths=encoder_lengths, decoder_lengths=decoder_lengths),
-            explain=explain,
-        )
+        same = bool((encoder_lengths == encoder_lengths[0]).all() and (decoder_lengths == decoder_lengths[0]).all())
+        masked = slice(0, 1) if same else slice(None)  # one mask for all, where it is the same for all
+        mask = self.get_attention_mask(encoder_lengths=encoder_lengths[masked], decoder_lengths=decoder_lengths[masked])
+        attended, attention = attend(self.multihead_attn, enriched[:, decoder], enriched, mask, explain=explain)
         output = gate_and_norm(self.post_attn_gate_norm, attended, enriched[:, decoder])
         output = residual_network(self.pos_wise_ff, output)
         output = gate_and_norm(self.pre_output_gate_norm, output, recurrent[:, decoder])

@@ -27,7 +27,7 @@ from tft_model import (
 SPEC = FeatureSpec(24, tuple(str(k) for k in range(7)), (5.0, 2.0, 1.0, 0.0))
 
 
-def make_windows(batch: int = 5, seed: int = 0) -> Windows:
+def make_windows(batch: int = 5, seed: int = 0, origin: int | None = None) -> Windows:
     """Windows of a random fleet with gaps, hidden inputs and short histories among them."""
     rng = np.random.default_rng(seed)
     values = rng.uniform(1, 99, (7, 700, N_METRICS)).astype(np.float32)
@@ -40,6 +40,8 @@ def make_windows(batch: int = 5, seed: int = 0) -> Windows:
     generator = torch.Generator().manual_seed(seed)
     servers = torch.randint(0, 7, (batch,), generator=generator)
     origins = torch.randint(20, 600, (batch,), generator=generator)
+    if origin is not None:
+        origins = torch.full((batch,), origin)
     hide = Augmentation(unknown_server=0.4, unknown_profile=0.4, unknown_state=0.4, short_history=0.4)
     return gather_windows(fleet, servers, origins, SPEC, hide, generator)
 
@@ -144,6 +146,22 @@ def test_has_the_stock_networks_keys_and_shapes_and_scales_back_as_it_does() -> 
     inputs = make_inputs(seed=8)
     plain, scaled = raw(fast, inputs)[0], torch.stack(fast({**inputs, "target_scale": 3.0}).prediction, dim=2)
     torch.testing.assert_close(scaled, plain * 3)
+
+
+def test_computes_the_same_for_a_fleet_that_is_forecast_from_one_moment() -> None:
+    """Time, and gaps that all or no servers have, are then computed once."""
+    fast, stock = make_twins(network_arguments(SPEC, NetworkConfig(16, 4, 0.1)))
+    windows = make_windows(batch=6, seed=3, origin=500)
+    same = (windows.inputs["encoder_cont"] == windows.inputs["encoder_cont"][:1]).all(dim=1).all(dim=0)
+    assert 5 < same.sum() < len(same) - 5
+    with torch.no_grad():
+        torch.testing.assert_close(raw(fast, windows.inputs)[0], raw(stock, windows.inputs)[0], rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(
+            fast.raw_outputs(windows.inputs), raw(stock, windows.inputs)[0], rtol=1e-5, atol=1e-5
+        )
+    one = {name: tensor[:1] for name, tensor in windows.inputs.items()}
+    with torch.no_grad():
+        torch.testing.assert_close(fast.raw_outputs(one), raw(stock, one)[0], rtol=1e-5, atol=1e-5)
 
 
 def test_mixed_precision_comes_near_and_learns() -> None:
