@@ -12,14 +12,14 @@ optimiser included. What the other side is, and what was chosen for it, stands i
 worker processes, whichever was faster in a first block each (`stock_workers`).
 
 **Time to quality**: the library trains for `--epochs` epochs of 5,120 windows; after each, its forecasts of common
-validation windows are scored. Then the product trains with the settings and the schedule of `train --preset quick`
-and is scored on the very same windows every five batches, until it is as good as the other side's best. Scoring is
-left out of the seconds of both sides, and so is the validation that the product does by itself. Scored is the mean
-pinball loss over 11 quantiles and four metrics of forecasts in units, held within the metrics' ranges on both sides,
-in two ways: after `Scale.scaled` of each window (what the product trains on), and in units divided by each metric's
-mean spread (what the other side trains on). The keys `ratio_time_to_stock_best_loss`, `stock_best_loss`,
-`seconds_stock`, `seconds_ours` and `epochs_ours` are of the way that is worse for us. The two trainings cannot take
-turns: other load on the machine shows in that ratio more than in the others.
+validation windows are scored. Then the product trains with its own settings and a schedule of as many epochs of as
+many windows, and is scored on the very same windows every five batches, until it is as good as the other side's best.
+Scoring is left out of the seconds of both sides, and so is the validation that the product does by itself. Scored is
+the mean pinball loss over 11 quantiles and four metrics of forecasts in units, held within the metrics' ranges on
+both sides, in two ways: after `Scale.scaled` of each window (what the product trains on), and in units divided by
+each metric's mean spread (what the other side trains on). The keys `ratio_time_to_stock_best_loss`,
+`stock_best_loss`, `seconds_stock`, `seconds_ours` and `epochs_ours` are of the way that is worse for us. The two
+trainings cannot take turns: other load on the machine shows in that ratio more than in the others.
 
 **Steps**: forward and backward pass alone, same weights and windows, in turn (`ratio_vs_stock_step`).
 """
@@ -71,7 +71,6 @@ from server_encoder import ServerEncoder
 from tft_features import Augmentation, FeatureSpec, FleetTensors, Scale, Windows, gather_windows, typical_spread
 from tft_model import NetworkConfig, build_network, forecast_scaled, network_arguments
 from training_loop import EpochRecord, ForecastLoss, Plan, Progress, Training
-from training_options import TRAIN_PRESETS
 from training_origins import Origins, split_origins
 from training_processes import Processes
 from training_windows import WindowBatches
@@ -343,9 +342,8 @@ def bench_quality(problem: Problem, sizes: Sizes, epochs: int, workers: int) -> 
     goal = {name: theirs.best(name)[2][name] for name in CRITERIA}
 
     say(f"ours, until it is as good: {', '.join(f'{name} {loss:.4f}' for name, loss in goal.items())}")
-    preset = TRAIN_PRESETS["quick"]
     ours = Scores(problem.score_ours, goal)
-    our_training(problem, min(sizes.windows, preset["windows_per_epoch"]), sizes.batch, preset["epochs"], ours)
+    our_training(problem, sizes.windows, sizes.batch, epochs, ours)
 
     figures: dict[str, float | None] = {}
     ratios: dict[str, float] = {}
