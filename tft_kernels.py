@@ -78,6 +78,42 @@ def interpolation(inputs: int, outputs: int, like: Tensor) -> Tensor:
     return matrix.to(like.dtype)
 
 
+def pinball(forecast: Tensor, labels: Tensor, quantiles: Tensor, weight: Tensor) -> Tensor:
+    """Pinball loss, summed over windows and steps and averaged over the quantiles: (n_metrics,).
+
+    Parameters
+    ----------
+    forecast : Tensor, (batch, horizon, n_metrics, n_quantiles)
+    labels : Tensor, (batch, horizon, n_metrics)
+        NaN where unknown: such steps have no part in the loss.
+    quantiles : Tensor, (n_quantiles,)
+    weight : Tensor, (batch,)
+        What each window counts for.
+
+    Source: Koenker and Bassett, Regression Quantiles, Econometrica 46 (1978).
+    """
+    result: Tensor = _Pinball.apply(forecast, labels, quantiles, weight)  # type: ignore[no-untyped-call]
+    return result
+
+
+class _Pinball(torch.autograd.Function):
+    """The loss, and its slope at once: it is all that the gradient needs."""
+
+    @staticmethod
+    def forward(ctx: Any, forecast: Tensor, labels: Tensor, quantiles: Tensor, weight: Tensor) -> Tensor:
+        share = torch.isfinite(labels) * (weight / len(quantiles))[:, None, None]
+        error = torch.nan_to_num(labels)[..., None] - forecast
+        slope = torch.sub(quantiles, (error < 0).to(error.dtype)).mul_(share[..., None])
+        ctx.save_for_backward(slope)
+        return error.mul_(slope).sum(dim=(0, 1, 3))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        (slope,) = ctx.saved_tensors
+        return slope * -upstream[:, None], None, None, None
+
+
 def attend(attention: Any, query: Tensor, keys: Tensor, mask: Tensor, *, explain: bool) -> tuple[Tensor, Tensor | None]:
     """Interpretable multi-head attention with all heads at once; the value head is shared.
 

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from data_contract import METRIC_COLUMNS, ProductError, TrainingError
 from tft_features import FeatureSpec, Windows
+from tft_kernels import pinball
 from tft_model import NetworkConfig, build_network, forecast_scaled
 from training_processes import DOCUMENT, Processes
 from training_windows import WindowBatches
@@ -99,28 +100,6 @@ class Progress:
     records: list[EpochRecord] = field(default_factory=list)
 
 
-def quantile_loss(forecast: Tensor, labels: Tensor, quantiles: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Pinball loss of each metric, summed over the labels that are known, (n_metrics,).
-
-    Parameters
-    ----------
-    forecast : Tensor, (batch, horizon, n_metrics, n_quantiles)
-    labels : Tensor, (batch, horizon, n_metrics)
-        NaN where unknown: such steps have no part in the loss.
-    quantiles : Tensor, (n_quantiles,)
-    weight : Tensor, (batch,), optional
-        What each window counts for; windows that are drawn more often than they occur count for less.
-
-    Source: Koenker and Bassett, Regression Quantiles, Econometrica 46 (1978).
-    """
-    known = torch.isfinite(labels)
-    error = torch.nan_to_num(labels)[..., None] - forecast
-    loss = torch.maximum(quantiles * error, (quantiles - 1) * error).mean(dim=-1) * known
-    if weight is not None:
-        loss = loss * weight[:, None, None]
-    return loss.sum(dim=(0, 1))
-
-
 class ForecastLoss(nn.Module):
     """The network, and the loss that it is trained with."""
 
@@ -135,7 +114,7 @@ class ForecastLoss(nn.Module):
         """Summed loss of each metric, (n_metrics,)."""
         windows = batch.windows
         forecast = forecast_scaled(self.network, windows)
-        return quantile_loss(forecast.float(), windows.labels, self.quantiles, windows.weight)
+        return pinball(forecast.float(), windows.labels, self.quantiles, windows.weight)
 
 
 class Batch:

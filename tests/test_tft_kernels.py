@@ -11,7 +11,7 @@ from pytorch_forecasting.models.temporal_fusion_transformer.sub_modules import (
 from torch import Tensor, nn
 
 import tft_kernels
-from tft_kernels import attend, dropout, kept, select_reals
+from tft_kernels import attend, dropout, kept, pinball, select_reals
 
 
 def test_dropout_drops_its_share_and_keeps_the_mean() -> None:
@@ -87,3 +87,27 @@ def test_attention_is_the_same_whether_it_explains_itself_or_not(heads: int) -> 
     torch.testing.assert_close(plain, explained, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(weights.sum(dim=-1), torch.ones(3, 12, heads))
     assert (weights.transpose(1, 2)[:, :, mask[0]] == 0).all()
+
+
+def test_missing_labels_have_no_part_in_the_loss_and_windows_count_by_their_weight() -> None:
+    quantiles = torch.tensor([0.1, 0.5, 0.9])
+    forecast = torch.zeros(1, 2, 1, 3, requires_grad=True)
+    labels = torch.tensor([[[1.0], [float("nan")]]])
+    (loss,) = pinball(forecast, labels, quantiles, torch.ones(1))
+    assert loss.item() == pytest.approx((0.1 + 0.5 + 0.9) / 3)
+    (half,) = pinball(forecast, labels, quantiles, torch.tensor([0.5]))
+    assert half.item() == pytest.approx(loss.item() / 2)
+    loss.backward()
+    assert forecast.grad is not None
+    assert (forecast.grad[0, 1] == 0).all() and (forecast.grad[0, 0] != 0).all()
+
+
+def test_the_pinball_loss_and_its_gradient_are_the_definitions() -> None:
+    torch.manual_seed(0)
+    quantiles, weight = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64), torch.rand(4, dtype=torch.float64)
+    labels = torch.randn(4, 5, 2, dtype=torch.float64)
+    forecast = torch.randn(4, 5, 2, 3, dtype=torch.float64, requires_grad=True)
+    error = labels[..., None] - forecast
+    expected = torch.maximum(quantiles * error, (quantiles - 1) * error).mean(dim=-1) * weight[:, None, None]
+    torch.testing.assert_close(pinball(forecast, labels, quantiles, weight), expected.sum(dim=(0, 1)))
+    assert torch.autograd.gradcheck(lambda each: pinball(each, labels, quantiles, weight), (forecast,))

@@ -39,7 +39,7 @@ from data_contract import (
 from model_folder import load_model
 from tft_trainer import train
 from training_checkpoints import load_checkpoint, save_checkpoint
-from training_loop import EpochRecord, quantile_loss
+from training_loop import EpochRecord
 from training_runs import Run
 from training_scores import judge_quality
 
@@ -93,19 +93,6 @@ def test_progress_names_losses_learning_rate_and_remaining_time(
 def test_a_training_of_a_single_step_makes_a_model(fleet_file: Path, settings: Settings, tmp_path: Path) -> None:
     smallest = settings.model_copy(update={"windows_per_epoch": 1, "validation_windows": 1})
     assert load_model(train(fleet_file, tmp_path, smallest, epochs=1)).info["losses"][0]["epoch"] == 1
-
-
-def test_missing_labels_have_no_part_in_the_loss() -> None:
-    quantiles = torch.tensor([0.1, 0.5, 0.9])
-    forecast = torch.zeros(1, 2, 1, 3, requires_grad=True)
-    labels = torch.tensor([[[1.0], [float("nan")]]])
-    (loss,) = quantile_loss(forecast, labels, quantiles)
-    assert loss.item() == pytest.approx((0.1 + 0.5 + 0.9) / 3)
-    (half,) = quantile_loss(forecast, labels, quantiles, weight=torch.tensor([0.5]))
-    assert half.item() == pytest.approx(loss.item() / 2)
-    loss.backward()
-    assert forecast.grad is not None
-    assert (forecast.grad[0, 1] == 0).all() and (forecast.grad[0, 0] != 0).all()
 
 
 def test_a_metric_that_is_missing_throughout_is_learned_around(settings: Settings, tmp_path: Path) -> None:
