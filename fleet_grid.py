@@ -104,9 +104,10 @@ def _places(text: pd.Series, place_of: Mapping[str, int]) -> npt.NDArray[np.int6
 
 
 def _profiles_by_server(frame: pd.DataFrame) -> dict[str, str]:
-    """Profile of each server in a frame: that of its last row."""
+    """Profile of each server in a frame, that of its last row; servers in the order of their first rows."""
     newest = frame[[SERVER_NAME, PROFILE]].drop_duplicates(SERVER_NAME, keep="last")
-    return dict(zip(newest[SERVER_NAME].astype(str), newest[PROFILE].astype(str), strict=True))
+    profile_of = dict(zip(newest[SERVER_NAME].astype(str), newest[PROFILE].astype(str), strict=True))
+    return {name: profile_of[name] for name in map(str, frame[SERVER_NAME].unique())}
 
 
 @dataclass(frozen=True)

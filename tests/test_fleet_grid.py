@@ -132,6 +132,14 @@ def test_rolling_grid_equals_the_grid_of_its_newest_hours_whatever_the_order_of_
     np.testing.assert_array_equal(snapshot.states[order], whole.states[:, -72:])
 
 
+def test_rolling_grid_keeps_servers_in_the_order_in_which_they_were_first_heard_of() -> None:
+    rolling = RollingGrid(hours=1)
+    names = ["ppweb003", "ppweb001", "ppweb003", "ppweb002", "ppweb001"]
+    rolling.add(pd.DataFrame([row(minute, 10, name=name) for minute, name in enumerate(names)]))
+    rolling.add(pd.DataFrame([row(7, 10, name=name) for name in ("ppweb000", "ppweb002")]))
+    assert rolling.snapshot().names == rolling.server_names == ("ppweb003", "ppweb001", "ppweb002", "ppweb000")
+
+
 def test_rolling_grid_averages_finer_rows_that_arrive_apart_and_keeps_the_newest_state() -> None:
     rolling = RollingGrid(hours=1)
     rolling.add(pd.DataFrame([row(4, 30, state="idle")]))

@@ -282,7 +282,6 @@ def test_absurdly_large_values_stay_finite_on_the_grid(tmp_path: Path) -> None:
 
 
 # -------------------------------------------------------------------------------------------------------------- memory
-@pytest.mark.slow
 def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
     """The same fleet and days with 20 times as many rows: 0.2 and 4.3 million."""
     peaks = []
