@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from pytorch_forecasting.models.temporal_fusion_transformer.sub_modules import ResampleNorm
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
@@ -69,6 +70,18 @@ def residual_network(network: Any, inputs: Tensor, context: Tensor | None = None
     if context is not None:
         hidden = hidden + network.context(context)
     return gate_and_norm(network.gate_norm, network.fc2(functional.elu(hidden)), inputs)
+
+
+def resampled(layer: Any, inputs: Tensor) -> Tensor:
+    """`ResampleNorm`, its interpolation and mask as one product; other networks as they are."""
+    if not isinstance(layer, ResampleNorm) or layer.input_size == layer.output_size:
+        result: Tensor = layer(inputs)
+        return result
+    matrix = interpolation(layer.input_size, layer.output_size, inputs)
+    if layer.trainable_add:
+        matrix = matrix * (torch.sigmoid(layer.mask) * 2.0)
+    normal: Tensor = layer.norm(inputs @ matrix)
+    return normal
 
 
 def interpolation(inputs: int, outputs: int, like: Tensor) -> Tensor:
@@ -199,7 +212,7 @@ def select_variables(
     with torch.autocast(reals.device.type, enabled=False):  # in half precision, closed forms would lose their digits
         selected = _select_reals(grns, slope, offset, reals, share.to(reals.dtype))
     for k, (name, embedding) in enumerate(zip(names[0], categories, strict=True)):
-        selected = selected + network.single_variable_grns[name](embedding) * weights[..., k : k + 1]
+        selected = selected + resampled(network.single_variable_grns[name], embedding) * weights[..., k : k + 1]
     return selected, weights.unsqueeze(-2)
 
 
