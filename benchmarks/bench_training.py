@@ -248,7 +248,7 @@ class Watch:
 
     def batch_done(self, standing: Progress) -> None:
         """Score, if it is time to."""
-        if self._scores is not None and standing.step % self.every == 0:
+        if self._scores is not None and (standing.step % self.every == 0 or standing.batch == self._batches):
             self._scores.note(self.network, standing.step / self._batches)
             if all(self._scores.reached(name) is not None for name in CRITERIA):
                 raise Reached
