@@ -22,6 +22,8 @@ from lightning.fabric import Fabric
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.fabric.strategies.ddp import DDPStrategy
 from torch import nn
+from torch._C._distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from data_contract import TrainingError
 from training_options import Hardware, is_launched
@@ -51,8 +53,17 @@ class Processes:
         self.precision = _precision(hardware.precision, accelerator)
         here, self.ranks = _counts(hardware)
         shared = self.ranks > 1
+        if shared and accelerator == "mps":
+            raise TrainingError(
+                "Several processes cannot share Apple's MPS.",
+                why="There is one such device, and no way for processes to exchange gradients on it.",
+                fix="Train in one process, or give --accelerator cpu.",
+                document=DOCUMENT,
+            )
         strategy: Any = DDPStrategy(timeout=_PATIENCE) if shared else "auto"
-        with _quiet_lightning():
+        with _quiet_lightning(), _others_may_end():
+            if shared:
+                _join(accelerator, self.ranks // here)
             self.fabric = Fabric(
                 accelerator=accelerator,
                 devices=here,
@@ -270,6 +281,28 @@ def _counts(hardware: Hardware) -> tuple[int, int]:
             document=DOCUMENT,
         )
     return here, ranks
+
+
+def _join(accelerator: str, machines: int) -> None:
+    """Join the group of all processes, before Lightning would.
+
+    Restarted by torchrun, the processes find the addresses of those that have ended in the store that they share, and
+    wait for them in vain (https://github.com/pytorch/pytorch/issues/135712), so on one machine each restart has its
+    own part of the store. Over several machines, the restarts are not counted in the same way.
+    """
+    store, rank, ranks = next(rendezvous("env://", timeout=_PATIENCE))
+    if machines == 1:
+        restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        store = PrefixStore(f"restart_{restart}", store)
+    on_gpu = accelerator == "cuda"
+    torch.distributed.init_process_group(
+        "nccl" if on_gpu else "gloo",
+        store=store,
+        rank=rank,
+        world_size=ranks,
+        timeout=_PATIENCE,
+        device_id=torch.device("cuda", int(os.environ["LOCAL_RANK"])) if on_gpu else None,
+    )
 
 
 @contextlib.contextmanager

@@ -1,10 +1,10 @@
 """Run as a program: the product's training, which gets a real signal when given batches are drawn.
 
-    python tests/stopped_training.py training:1:3:SIGTERM validation:1:0:SIGINT -- --data FILE --epochs 2
+    python tests/stopped_training.py training:1:3:SIGTERM validation:1:0:SIGINT train --data FILE --epochs 2
 
 `training:E:B:S` sends signal S when batch B of epoch E (both from 0) is drawn; `validation:N:B:S` when validation batch
-B is drawn for the N-th time after the first, which the estimate of the time takes. With `:R` behind it, only in process R
-of several, before any restart. What follows `--` are the options of `python main.py train`.
+B is drawn for the N-th time after the first, which the estimate of the time takes. With `:R` behind it, only in process
+R of several, before any restart. What follows `train` are its options.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def _iterate_with_signals(self: WindowBatches) -> Iterator[Windows]:
 
 
 if __name__ == "__main__":
-    end = sys.argv.index("--")
+    end = sys.argv.index("train")
     for text in sys.argv[1:end]:
         kind, time, batch, name, *rank = text.split(":")
         here = not rank or rank[0] == os.environ.get("RANK", "0")

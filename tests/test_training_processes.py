@@ -1,4 +1,4 @@
-"""Tests of trainings in several processes: real ones, with torchrun and without, together, stopped, killed, restarted."""
+"""Tests of trainings in several processes: real ones, with torchrun and without, stopped, killed and restarted."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def run_torchrun(
 ) -> subprocess.CompletedProcess[str]:
     told = {f"TFT_{key.upper()}": str(getattr(settings, key)) for key in (*SHAPE, "learning_rate", "dropout")}
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    script = [f"--max-restarts={restarts}", str(HERE / "stopped_training.py"), *at, "--"]
+    script = [f"--max-restarts={restarts}", str(HERE / "stopped_training.py"), *at, "train"]
     return subprocess.run(
         [*launcher, *script, "--data", str(data), "--models-dir", str(models), "--accelerator", "cpu", *options],
         cwd=HERE.parent,

@@ -38,7 +38,7 @@ def run_training(
 ) -> subprocess.CompletedProcess[str]:
     """Train in a process of its own, with the settings of the tests, sent signals `at` given batches."""
     told = {f"TFT_{key.upper()}": str(getattr(settings, key)) for key in (*SHAPE, "learning_rate", "dropout")}
-    command = [sys.executable, str(HERE / "stopped_training.py"), *at, "--"]
+    command = [sys.executable, str(HERE / "stopped_training.py"), *at, "train"]
     return subprocess.run(
         [*command, "--data", str(data), "--models-dir", str(models), *options],
         cwd=HERE.parent,
