@@ -7,7 +7,10 @@ that the contract asks for, and then every key, shape, dtype and value of the we
 from __future__ import annotations
 
 import json
+import math
 import os
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,10 +38,14 @@ from data_contract import (
 from data_validator import DataValidator
 from model_inputs import input_names
 from server_encoder import ServerEncoder
-from tft_features import FeatureSpec
+from tft_features import QUANTILES, FeatureSpec
 from tft_model import FastTemporalFusionTransformer, NetworkConfig, build_network
 
 LATEST = "latest"
+
+_JSON_FILES = (MODEL_CONFIG, TRAINING_INFO, SERVER_MAPPING)
+_MAX_JSON_MB = 256  # a mapping of a million servers is smaller
+_MAX_HEADER_MB = 1.0  # names and shapes in the file of weights
 
 
 @dataclass(frozen=True)
@@ -127,20 +134,31 @@ def load_model(model_dir: str | os.PathLike[str]) -> LoadedModel:
         If a file is missing or damaged, if the folder was made for another contract or by another feature pipeline, or
         if the weights do not fit the network to the last key, shape and dtype.
     """
-    folder = Path(model_dir)
+    folder = Path(model_dir).resolve()  # `latest` may move while the files are read
+    huge = [
+        f"{name} is larger than {_MAX_JSON_MB} MB" for name in _JSON_FILES if _is_larger(folder / name, _MAX_JSON_MB)
+    ]
+    if huge:
+        raise _unusable(folder, huge)
     DataValidator(strict=True).validate_model_compatibility(folder)
-    folder = folder.resolve()  # `latest` may move while the files are read
     try:
-        config = json.loads((folder / MODEL_CONFIG).read_text(encoding="utf-8"))
-        info = json.loads((folder / TRAINING_INFO).read_text(encoding="utf-8"))
+        config = _strict_json(folder / MODEL_CONFIG)
+        info = _strict_json(folder / TRAINING_INFO)
         spec = FeatureSpec.from_dict(config["features"])
         network_config = NetworkConfig.from_dict(config["network"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        encoder = ServerEncoder(folder / SERVER_MAPPING)
+        faults = [*_version_faults(config, info), *_size_faults(spec, network_config, encoder)]
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise _unusable(
             folder, [f"{MODEL_CONFIG} does not describe a network ({type(error).__name__}: {error})"]
         ) from error
+    if faults:
+        raise _unusable(folder, faults)
     try:
         network = build_network(spec, network_config)
+        expected_mb = sum(tensor.nbytes for tensor in network.state_dict().values()) / 1e6
+        if _is_larger(folder / MODEL_WEIGHTS, expected_mb + _MAX_HEADER_MB):
+            raise _unusable(folder, [f"{MODEL_WEIGHTS} is larger than its {expected_mb:.1f} MB of weights can be"])
         weights = load_file(folder / MODEL_WEIGHTS)
     except (SafetensorError, OSError, ValueError, RuntimeError, AssertionError) as error:
         raise _unusable(folder, [f"{MODEL_WEIGHTS} or {MODEL_CONFIG} cannot be used ({error})"]) from error
@@ -149,7 +167,71 @@ def load_model(model_dir: str | os.PathLike[str]) -> LoadedModel:
         raise _unusable(folder, faults)
     network.load_state_dict(weights)
     network.eval()
-    return LoadedModel(info["model_name"], network, spec, info, ServerEncoder(folder / SERVER_MAPPING))
+    return LoadedModel(info["model_name"], network, spec, info, encoder)
+
+
+def _is_larger(path: Path, megabytes: float) -> bool:
+    """Whether a file is there and too large to be read; one that is missing is told later, by name."""
+    return path.is_file() and path.stat().st_size > megabytes * 1e6
+
+
+def _strict_json(path: Path) -> dict[str, Any]:
+    """Content of a JSON object file without NaN, infinities or keys that come twice."""
+
+    def refuse(constant: str) -> None:
+        raise ValueError(f"{path.name} holds {constant}, which is no JSON number")
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        content = dict(pairs)
+        if len(content) < len(pairs):
+            twice = sorted({key for key, _ in pairs if [each for each, _ in pairs].count(key) > 1})
+            raise ValueError(f"{path.name} holds {shorten(twice)} twice")
+        return content
+
+    text = path.read_text(encoding="utf-8")
+    content = json.loads(text, parse_constant=refuse, object_pairs_hook=unique)
+    if not isinstance(content, dict):
+        raise TypeError(f"{path.name} holds no JSON object")
+    return content
+
+
+def _version_faults(config: dict[str, Any], info: dict[str, Any]) -> Iterator[str]:
+    """What tells that the folder is of another generation, or that its files do not belong together."""
+    for file, content in ((MODEL_CONFIG, config), (TRAINING_INFO, info)):
+        for key, expected in (("contract_version", CONTRACT_VERSION), ("model_version", MODEL_VERSION)):
+            if content.get(key) != expected:
+                yield f"{file}: {key} is {shorten(content.get(key))}, this program follows {expected}"
+    name = info.get("model_name")
+    if not isinstance(name, str) or not re.fullmatch(r"[\w.-]{1,100}", name):
+        yield f"{TRAINING_INFO}: model_name is {shorten(name)}, which is no name"
+
+
+def _size_faults(spec: FeatureSpec, network: NetworkConfig, encoder: ServerEncoder) -> Iterator[str]:
+    """What in a description would build another network than training can make, or one that fills the memory."""
+    bounds = {
+        "encoder_steps": (spec.encoder_steps, 1, 2016),
+        "hidden_size": (network.hidden_size, 1, 512),
+        "attention_heads": (network.attention_heads, 1, 16),
+        "lstm_layers": (network.lstm_layers, 1, 4),
+        "hidden_continuous_size": (network.hidden_continuous_size, 1, 512),
+        "dropout": (network.dropout, 0.0, 0.999),
+    }
+    for key, (value, least, most) in bounds.items():
+        if not least <= value <= most:
+            yield f"{MODEL_CONFIG}: {key} is {value}, not within {least} and {most}"
+    if network.attention_heads > 0 and network.hidden_size % network.attention_heads:
+        yield f"{MODEL_CONFIG}: attention_heads does not divide hidden_size"
+    if spec.quantiles != QUANTILES:
+        yield f"{MODEL_CONFIG}: quantiles are {shorten(list(spec.quantiles))}, this program serves {list(QUANTILES)}"
+    if spec.profiles != VALID_PROFILES or spec.states != VALID_STATES:
+        yield f"{MODEL_CONFIG}: profiles or states are not the contract's, in its order"
+    scales = spec.prior_scale
+    if len(scales) != len(METRIC_COLUMNS) or not all(math.isfinite(scale) and scale >= 0 for scale in scales):
+        yield f"{MODEL_CONFIG}: prior_scale is {shorten(list(scales))}, not a spread for each metric"
+    known = set(encoder.name_to_id.values())
+    strange = [server_id for server_id in spec.server_ids if server_id not in known]
+    if strange or len(set(spec.server_ids)) != len(spec.server_ids):
+        yield f"{MODEL_CONFIG}: server_ids are not those of {SERVER_MAPPING}: {shorten(strange or 'some come twice')}"
 
 
 def weight_faults(expected: dict[str, Tensor], found: dict[str, Tensor]) -> list[str]:

@@ -32,7 +32,7 @@ from training_data import TrainingData, load_fleet, open_fleet
 from training_loop import ForecastLoss, LossNotFiniteError, Plan, StopRequest, Training, TrainingStopped, slower
 from training_options import Hardware, duration_text, is_restarted
 from training_origins import Origins, Split, split_origins
-from training_processes import DOCUMENT, Processes, ProcessLostError, process_lost
+from training_processes import DOCUMENT, Processes, ProcessLostError, end_quietly, process_lost
 from training_report import TrainingReport
 from training_runs import GRID, Run, interrupted_run
 from training_scores import (
@@ -137,7 +137,7 @@ def train(
             document=DOCUMENT,
         )
     if not is_first:  # the first process says it
-        raise SystemExit(1)
+        end_quietly(1)
     raise failure
 
 

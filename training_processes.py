@@ -13,9 +13,10 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import torch
 from lightning.fabric import Fabric
@@ -32,6 +33,7 @@ DOCUMENT = "Docs/TRAINING.md"
 
 # Longest wait for another process, while the first one reads the data; one that died is noticed at once.
 _PATIENCE = timedelta(hours=6)
+_DRAIN_SECONDS = 0.1  # for gloo's threads to let go of what they have done
 _LAST_WORDS_SECONDS = 10  # for the other processes to end by themselves
 
 Result = TypeVar("Result")
@@ -60,7 +62,7 @@ class Processes:
                 fix="Train in one process, or give --accelerator cpu.",
                 document=DOCUMENT,
             )
-        strategy: Any = DDPStrategy(timeout=_PATIENCE) if shared else "auto"
+        strategy: Any = DDPStrategy(timeout=_PATIENCE, broadcast_buffers=False) if shared else "auto"
         with _quiet_lightning(), _others_may_end():
             if shared:
                 _join(accelerator, self.ranks // here)
@@ -174,19 +176,19 @@ class Processes:
         """End this process quietly, unless it is the first one."""
         if not self.is_first:
             self.close()
-            raise SystemExit(code)
+            end_quietly(code)
 
     def close(self) -> None:
         """Leave the group; the first process may go on alone."""
         if self.ranks > 1 and torch.distributed.is_initialized():
+            time.sleep(_DRAIN_SECONDS)
             with contextlib.suppress(RuntimeError):  # the others may be gone
                 torch.distributed.destroy_process_group()
 
-    def setup(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[Any, Any]:
+    def setup(self, module: nn.Module) -> Any:
         """Bring a module to the device and make its gradients shared."""
         with _others_may_end():
-            wrapped: tuple[Any, Any] = self.fabric.setup(module, optimizer)
-        return wrapped
+            return self.fabric.setup_module(module)
 
     def backward(self, loss: torch.Tensor) -> None:
         """Compute gradients; with several processes, their mean."""
@@ -206,6 +208,17 @@ def _others_may_end() -> Iterator[None]:
         ):
             raise
         raise ProcessLostError from error
+
+
+def end_quietly(code: int) -> NoReturn:
+    """End one of several processes at once.
+
+    Without the interpreter's own way out: there, gloo's destructor and its threads can wait for one another for ever.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
 
 
 class ProcessLostError(Exception):

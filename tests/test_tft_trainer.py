@@ -283,6 +283,59 @@ def test_weights_that_do_not_fit_to_the_last_key_shape_dtype_and_value_are_refus
         assert part in caught.value.what, part
 
 
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"hidden_size": 1_000_000}, "hidden_size is 1000000"),
+        ({"attention_heads": 0}, "attention_heads is 0"),
+        ({"attention_heads": 3}, "does not divide"),
+        ({"lstm_layers": 10**9}, "lstm_layers is 1000000000"),
+        ({"dropout": float("nan")}, "NaN"),
+        ({"encoder_steps": 10**12}, "encoder_steps is 1000000000000"),
+        ({"quantiles": [0.1, 0.5, 0.9]}, "quantiles are"),
+        ({"states": ["healthy"]}, "profiles or states"),
+        ({"prior_scale": [1.0, -1.0, 1.0, 1.0]}, "prior_scale"),
+        ({"server_ids": [str(number) for number in range(100_000)]}, "server_ids are not those"),
+        ({"model_version": "2.0.0"}, "model_version is '2.0.0'"),
+    ],
+)
+def test_a_config_that_would_build_another_or_an_absurd_network_is_refused_before_it_is_built(
+    change: dict, told: str, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    folder = damaged(tiny_model_dir, tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    for part in (config, config["network"], config["features"]):
+        part |= {key: value for key, value in change.items() if key in part}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelFolderError) as caught:
+        load_model(folder)
+    assert told in caught.value.what
+
+
+def test_json_with_doubled_keys_huge_files_and_a_name_that_is_a_path_are_refused(
+    tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    folder = damaged(tiny_model_dir, tmp_path / "twice")
+    text = (folder / "config.json").read_text()
+    (folder / "config.json").write_text(text.replace('"dropout"', '"hidden_size": 8,\n"dropout"'))
+    with pytest.raises(ModelFolderError, match=r"holds \['hidden_size'\] twice"):
+        load_model(folder)
+    folder = damaged(tiny_model_dir, tmp_path / "name")
+    info = json.loads((folder / "training_info.json").read_text())
+    (folder / "training_info.json").write_text(json.dumps({**info, "model_name": "../../etc"}))
+    with pytest.raises(ModelFolderError, match="model_name"):
+        load_model(folder)
+    for file, told in (("training_info.json", "larger than 256 MB"), ("model.safetensors", "larger than its")):
+        folder = damaged(tiny_model_dir, tmp_path / file)
+        if file.endswith("json"):
+            os.truncate(folder / file, 300_000_000)
+        else:
+            weights = load_file(folder / file)
+            rewrite_weights(folder, {**weights, "extra": torch.zeros(1_000_000)})
+        with pytest.raises(ModelFolderError, match=told):
+            load_model(folder)
+
+
 def test_a_config_of_other_inputs_or_none_at_all_is_refused(tiny_model_dir: Path, tmp_path: Path) -> None:
     for number, change in enumerate(({"features": {}}, {"features": None}, {"network": {"hidden_size": "wide"}})):
         folder = damaged(tiny_model_dir, tmp_path / str(number))
