@@ -8,12 +8,12 @@ Both sides train a network of the same size on the training period of the defaul
 batches of 128 windows of 72 + 96 steps, each through its own loop: data loading, loss, gradients, clipping and
 optimiser included. What the other side is, and what was chosen for it, stands in `stock.py`.
 
-**Samples per second**: blocks of whole trainings of 16 batches take turns; medians. The library's loader has 0 or 2
+**Samples per second**: blocks of whole trainings of 8 batches take turns; medians. The library's loader has 0 or 2
 worker processes, whichever was faster in a first block each (`stock_workers`).
 
 **Time to quality**: the library trains for `--epochs` epochs of 5,120 windows; after each, its forecasts of common
 validation windows are scored. Then the product trains with its own settings and a schedule of as many epochs of as
-many windows, and is scored on the very same windows every five batches, until it is as good as the other side's best.
+many windows, and is scored on the very same windows every ten batches, until it is as good as the other side's best.
 Scoring is left out of the seconds of both sides, and so is the validation that the product does by itself. Scored is
 the mean pinball loss over 11 quantiles and four metrics of forecasts in units, held within the metrics' ranges on
 both sides, in two ways: after `Scale.scaled` of each window (what the product trains on), and in units divided by
@@ -87,9 +87,9 @@ class Sizes:
     servers: int = 90
     hours: int = 720
     windows: int = 5_120  # per epoch
-    validation: int = 1_024
-    block: int = 2_048  # windows per block when samples per second are measured
-    rounds: int = 3
+    validation: int = 512
+    block: int = 1_024  # windows per block when samples per second are measured
+    rounds: int = 5
     batch: int = BATCH
     workers: tuple[int, ...] = (0, 2)  # processes that the library's loader may have
 
@@ -234,7 +234,7 @@ class Watch:
     The validation that the training itself does after an epoch is left out of the seconds, as scoring is.
     """
 
-    every = 5  # batches between two scores, so that the moment of crossing is known well
+    every = 10  # batches between two scores, so that the moment of crossing is known well
 
     def __init__(self, batches: int, scores: Scores | None = None) -> None:
         self._batches, self._scores = batches, scores
@@ -384,14 +384,19 @@ def bench_step(problem: Problem, batch: int, rounds: int) -> dict[str, float]:
 
     inputs = gather().inputs
 
-    def step(network: torch.nn.Module, x: dict[str, Any]) -> None:
+    def stock_outputs() -> Tensor:
+        return torch.stack(stock({**inputs, "target_scale": None}).prediction, dim=2)
+
+    def step(network: torch.nn.Module, outputs: Callable[[], Tensor]) -> None:
         network.zero_grad()
-        torch.stack(network(x).prediction, dim=2).square().mean().backward()
+        outputs().square().mean().backward()
 
     times = in_turn(
         {
-            "stock": lambda: step(stock, {**inputs, "target_scale": None}),
-            "fast": lambda: step(fast, inputs),
+            "stock": lambda: step(
+                stock, lambda: torch.stack(stock({**inputs, "target_scale": None}).prediction, dim=2)
+            ),
+            "fast": lambda: step(fast, lambda: fast.raw_outputs(inputs)),
             "gather": gather,
         },
         rounds,
@@ -419,7 +424,7 @@ def main() -> None:
     say(f"{len(problem.truth)} validation windows; samples per second, in turn")
     figures: dict[str, float | None] = {
         **bench_throughput(problem, sizes),
-        **bench_step(problem, sizes.batch, 3 * sizes.rounds),
+        **bench_step(problem, sizes.batch, 2 * sizes.rounds),
     }
     if not options.quick:
         figures |= bench_quality(problem, sizes, max(1, options.epochs), int(figures["stock_workers"] or 0))
