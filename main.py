@@ -572,8 +572,9 @@ def train(
 
     Ctrl-C and SIGTERM stop it after the batch, with exit code 1, and `--resume` goes on there as if nothing had been.
     """
-    from training_options import TRAIN_PRESETS, Hardware, seconds_of
+    from training_options import TRAIN_PRESETS, Hardware, seconds_of, spare_busy_cores
 
+    spare_busy_cores()
     try:
         max_seconds = None if max_time is None else seconds_of(max_time)
     except ValueError as error:
