@@ -112,6 +112,14 @@ class FastTemporalFusionTransformer(TemporalFusionTransformer):  # type: ignore[
         bias = torch.cat([layer.bias for layer in self.output_layer])
         return functional.linear(output, weight, bias).view(*output.shape[:2], self.n_targets, -1)
 
+    def _embedded(self, name: str, categorical: Tensor) -> Tensor:
+        """Embedding of a category, or of a group of them, where it is used: the stock network embeds all everywhere."""
+        layer = self.input_embeddings
+        group = layer.categorical_groups.get(name)
+        place = layer.x_categoricals.index
+        embedded: Tensor = layer[name](categorical[..., [place(each) for each in group] if group else place(name)])
+        return embedded
+
     def _decode(self, x: dict[str, Tensor], *, explain: bool) -> tuple[Tensor, dict[str, Tensor]]:
         """What the output layers read, (batch, horizon, hidden), and the weights that explain it."""
         encoder_lengths, decoder_lengths = x["encoder_lengths"], x["decoder_lengths"]
@@ -120,11 +128,10 @@ class FastTemporalFusionTransformer(TemporalFusionTransformer):  # type: ignore[
         categorical = torch.cat([x["encoder_cat"], x["decoder_cat"]], dim=1)
         real = torch.cat([x["encoder_cont"], x["decoder_cont"]], dim=1)
         decoder = slice(encoder_steps, real.size(1))
-        embedded: dict[str, Tensor] = self.input_embeddings(categorical)
         column = {name: k for k, name in enumerate(self.hparams.x_reals)}
 
         def select(network: Any, names: tuple[list[str], list[str]], steps: Any, context: Tensor | None) -> Any:
-            categories = [embedded[name][:, steps] for name in names[0]]
+            categories = [self._embedded(name, categorical[:, steps]) for name in names[0]]
             reals = real[:, steps][..., [column[name] for name in names[1]]]
             return select_variables(network, names, categories, reals, context)
 
@@ -165,8 +172,9 @@ class FastTemporalFusionTransformer(TemporalFusionTransformer):  # type: ignore[
         same = bool((encoder_lengths == encoder_lengths[0]).all() and (decoder_lengths == decoder_lengths[0]).all())
         masked = slice(0, 1) if same else slice(None)  # one mask for all, where it is the same for all
         mask = self.get_attention_mask(encoder_lengths=encoder_lengths[masked], decoder_lengths=decoder_lengths[masked])
-        attended, attention = attend(self.multihead_attn, enriched[:, decoder], enriched, mask, explain=explain)
-        output = gate_and_norm(self.post_attn_gate_norm, attended, enriched[:, decoder])
+        ahead = enriched[:, decoder]
+        attended, attention = attend(self.multihead_attn, ahead, enriched, mask, explain=explain)
+        output = gate_and_norm(self.post_attn_gate_norm, attended, ahead)
         output = residual_network(self.pos_wise_ff, output)
         output = gate_and_norm(self.pre_output_gate_norm, output, recurrent[:, decoder])
         explanation = {
@@ -255,6 +263,6 @@ def forecast_scaled(network: Any, windows: Windows) -> Tensor:
     is the mean of the window's naive forecasts, weighed by the network itself.
     """
     raw = network.raw_outputs(windows.inputs)
-    n_quantiles = raw.size(-1) - len(ANCHORS)
-    anchor = (torch.softmax(raw[..., n_quantiles:], dim=-1) * windows.anchors).sum(dim=-1, keepdim=True)
-    return anchor + ordered_quantiles(raw[..., :n_quantiles])
+    quantiles, logits = raw.split([raw.size(-1) - len(ANCHORS), len(ANCHORS)], dim=-1)
+    anchor = (torch.softmax(logits, dim=-1) * windows.anchors).sum(dim=-1, keepdim=True)
+    return anchor + ordered_quantiles(quantiles)
