@@ -181,6 +181,14 @@ class Scale:
         np.arcsinh(standard, out=standard)  # 25 times as fast as torch's on a CPU, and closer
         return torch.from_numpy(standard).clamp_(-_LARGEST_SCALED, _LARGEST_SCALED)
 
+    def importance(self, usual: Tensor) -> Tensor:
+        """What each metric of each window counts in training, (batch, n_metrics): the root of its spread, 1 on average.
+
+        Counted alike, the many servers that stand still would be learned as well as the few busy ones, on whose
+        forecasts more depends; counted by the spread itself, the latter alone. `usual` is `mean_root_spread`.
+        """
+        return self.spread.sqrt() / usual
+
     def units(self, scaled: Tensor) -> Tensor:
         """Inverse of `scaled` for (batch, steps, n_metrics, n_quantiles), held within the metrics' valid ranges.
 
@@ -440,6 +448,20 @@ def _week() -> Tensor:
 
 def typical_spread(grid: FleetGrid) -> tuple[float, ...]:
     """Median over servers of each metric's mean absolute deviation within days, in its unit; 0 if never reported."""
+    return tuple(float(np.median(of_metric)) if len(of_metric) else 0.0 for of_metric in _day_spreads(grid))
+
+
+def mean_root_spread(grid: FleetGrid) -> tuple[float, ...]:
+    """Mean over servers and days of the root of each metric's mean absolute deviation; see `Scale.importance`."""
+    smallest = _SMALLEST_SCALE**0.5
+    return tuple(
+        max(float(np.sqrt(of_metric).mean()), smallest) if len(of_metric) else smallest
+        for of_metric in _day_spreads(grid)
+    )
+
+
+def _day_spreads(grid: FleetGrid) -> list[npt.NDArray[np.float32]]:
+    """Mean absolute deviation of every server's days, for each metric."""
     days = grid.n_steps // DAY_STEPS
     spreads: list[list[npt.NDArray[np.float32]]] = [[] for _ in range(N_METRICS)]
     for block in grid.blocks():
@@ -448,8 +470,7 @@ def typical_spread(grid: FleetGrid) -> tuple[float, ...]:
             values = values[:, -days * DAY_STEPS :].reshape(-1, DAY_STEPS, N_METRICS)
         for k, of_metric in enumerate(spreads):
             of_metric.append(_spread_of_days(values[..., k]))
-    together = [np.concatenate(of_metric) for of_metric in spreads]
-    return tuple(float(np.median(of_metric)) if len(of_metric) else 0.0 for of_metric in together)
+    return [np.concatenate(of_metric) for of_metric in spreads]
 
 
 def _spread_of_days(days: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

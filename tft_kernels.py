@@ -100,7 +100,7 @@ def pinball(forecast: Tensor, labels: Tensor, quantiles: Tensor, weight: Tensor)
     labels : Tensor, (batch, horizon, n_metrics)
         NaN where unknown: such steps have no part in the loss.
     quantiles : Tensor, (n_quantiles,)
-    weight : Tensor, (batch,)
+    weight : Tensor, (batch, n_metrics)
         What each window counts for.
 
     Source: Koenker and Bassett, Regression Quantiles, Econometrica 46 (1978).
@@ -114,7 +114,7 @@ class _Pinball(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, forecast: Tensor, labels: Tensor, quantiles: Tensor, weight: Tensor) -> Tensor:
-        share = torch.isfinite(labels) * (weight / len(quantiles))[:, None, None]
+        share = torch.isfinite(labels) * (weight / len(quantiles))[:, None]
         error = torch.nan_to_num(labels)[..., None] - forecast
         slope = torch.sub(quantiles, (error < 0).to(error.dtype)).mul_(share[..., None])
         ctx.save_for_backward(slope)

@@ -105,12 +105,14 @@ class FastTemporalFusionTransformer(TemporalFusionTransformer):  # type: ignore[
     def raw_outputs(self, x: dict[str, Tensor]) -> Tensor:
         """Raw outputs of several targets of equal size, (batch, horizon, n_targets, n_outputs), and nothing else.
 
+        In memory each output lies by itself, because a dozen numbers in a row are too few for fast loops over them.
         The numbers of `forward`, without the attention weights, whose making costs more than their use.
         """
         output, _ = self._decode(x, explain=False)
-        weight = torch.cat([layer.weight for layer in self.output_layer])
-        bias = torch.cat([layer.bias for layer in self.output_layer])
-        return functional.linear(output, weight, bias).view(*output.shape[:2], self.n_targets, -1)
+        weight = torch.stack([layer.weight for layer in self.output_layer], dim=1)  # (n_outputs, n_targets, hidden)
+        bias = torch.stack([layer.bias for layer in self.output_layer], dim=1)
+        raw = torch.addmm(bias.view(-1, 1), weight.flatten(0, 1), output.flatten(0, 1).t())
+        return raw.view(*bias.shape, *output.shape[:2]).permute(2, 3, 1, 0)
 
     def _embedded(self, name: str, categorical: Tensor) -> Tensor:
         """Embedding of a category, or of a group of them, where it is used: the stock network embeds all everywhere."""
@@ -200,23 +202,29 @@ def _recur(
     return output, (hidden, cell)
 
 
-def ordered_quantiles(raw: Tensor) -> Tensor:
+def ordered_quantiles(raw: Tensor, start: Tensor | None = None) -> Tensor:
     """Quantiles that never cross: the median and, to either side of it, softplus steps summed up.
 
     Parameters
     ----------
     raw : Tensor, (…, n_quantiles)
         Outputs of the network, n_quantiles odd.
+    start : Tensor, (…), optional
+        What is added to all of them.
 
     Returns
     -------
     Tensor of the same shape, not decreasing along the last axis.
     """
-    middle = raw.size(-1) // 2
-    median = raw[..., middle : middle + 1]
-    above = median + torch.cumsum(functional.softplus(raw[..., middle + 1 :]), dim=-1)
-    below = median - torch.cumsum(functional.softplus(raw[..., :middle].flip(-1)), dim=-1).flip(-1)
-    return torch.cat([below, median, above], dim=-1)
+    rows = raw.unbind(dim=-1)
+    middle = len(rows) // 2
+    median = rows[middle] if start is None else rows[middle] + start
+    quantiles = [median]
+    for row in rows[middle + 1 :]:
+        quantiles.append(quantiles[-1] + functional.softplus(row))
+    for row in reversed(rows[:middle]):
+        quantiles.insert(0, quantiles[0] - functional.softplus(row))
+    return torch.stack(quantiles).movedim(0, -1)
 
 
 def network_arguments(spec: FeatureSpec, config: NetworkConfig) -> dict[str, Any]:
@@ -264,5 +272,6 @@ def forecast_scaled(network: Any, windows: Windows) -> Tensor:
     """
     raw = network.raw_outputs(windows.inputs)
     quantiles, logits = raw.split([raw.size(-1) - len(ANCHORS), len(ANCHORS)], dim=-1)
-    anchor = (torch.softmax(logits, dim=-1) * windows.anchors).sum(dim=-1, keepdim=True)
-    return anchor + ordered_quantiles(quantiles)
+    share = torch.softmax(logits.movedim(-1, 0), dim=0)
+    anchor = (share * windows.anchors.permute(3, 2, 0, 1).contiguous().permute(0, 2, 3, 1)).sum(dim=0)
+    return ordered_quantiles(quantiles, anchor)

@@ -26,7 +26,7 @@ from data_contract import ProductError, TrainingError
 from fleet_grid import time_of
 from model_folder import save_model, weight_faults
 from server_encoder import ServerEncoder
-from tft_features import Augmentation, FeatureSpec, FleetTensors, typical_spread
+from tft_features import Augmentation, FeatureSpec, FleetTensors, mean_root_spread, typical_spread
 from tft_model import NetworkConfig
 from training_data import TrainingData, load_fleet, open_fleet
 from training_loop import ForecastLoss, LossNotFiniteError, Plan, StopRequest, Training, TrainingStopped, slower
@@ -58,6 +58,7 @@ class _Lesson:
     spec: FeatureSpec
     network: NetworkConfig
     fleet: FleetTensors
+    usual_spread: tuple[float, ...]
 
     def batches(self, settings: Settings, rank: int = 0, ranks: int = 1) -> tuple[WindowBatches, WindowBatches]:
         """Training and validation windows: the share of one process."""
@@ -169,7 +170,7 @@ def _train(
         run, data = _read(data_path, run, processes, TrainingReport(console, run.epochs, 0))
         lesson = _lesson(data, settings)
         torch.manual_seed(settings.seed)
-        learner = ForecastLoss(lesson.spec, lesson.network)
+        learner = ForecastLoss(lesson.spec, lesson.network, lesson.usual_spread)
         batches, validation = lesson.batches(settings, processes.rank, processes.ranks)
         processes.together(run.note)  # from here on it can be gone on with
         report = TrainingReport(console, run.epochs, len(batches))
@@ -227,14 +228,15 @@ def _lesson(data: TrainingData, settings: Settings) -> _Lesson:
     split = split_origins(grid, settings.validation_share)
     encoder = ServerEncoder()
     encoder.create_mapping(grid.names)
+    learned = grid.until(grid.first_step + split.train_end)
     spec = FeatureSpec(
         encoder_steps=settings.encoder_steps,
         server_ids=tuple(sorted(encoder.name_to_id.values())),
-        prior_scale=typical_spread(grid.until(grid.first_step + split.train_end)),
+        prior_scale=typical_spread(learned),
     )
     fleet = FleetTensors.from_grid(grid, spec, [encoder.encode(name) for name in grid.names])
     network = NetworkConfig(settings.hidden_size, settings.attention_heads, settings.dropout)
-    return _Lesson(data, split, encoder, spec, network, fleet)
+    return _Lesson(data, split, encoder, spec, network, fleet, mean_root_spread(learned))
 
 
 class _Session:

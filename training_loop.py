@@ -13,7 +13,7 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -102,20 +102,29 @@ class Progress:
 
 
 class ForecastLoss(nn.Module):
-    """The network, and the loss that it is trained with."""
+    """The network, and the loss that it is trained with.
+
+    Parameters
+    ----------
+    usual_spread : sequence of float
+        `mean_root_spread` of the training period: what the spread of a window is measured by.
+    """
 
     quantiles: Tensor
+    usual_spread: Tensor
 
-    def __init__(self, spec: FeatureSpec, network: NetworkConfig) -> None:
+    def __init__(self, spec: FeatureSpec, network: NetworkConfig, usual_spread: Sequence[float]) -> None:
         super().__init__()
         self.network = build_network(spec, network)
         self.register_buffer("quantiles", torch.tensor(spec.quantiles), persistent=False)
+        self.register_buffer("usual_spread", torch.tensor(usual_spread), persistent=False)
 
     def forward(self, batch: Batch) -> Tensor:
         """Summed loss of each metric, (n_metrics,)."""
         windows = batch.windows
         forecast = forecast_scaled(self.network, windows)
-        return pinball(forecast.float(), windows.labels, self.quantiles, windows.weight)
+        weight = windows.weight[:, None] * windows.scale.importance(self.usual_spread)
+        return pinball(forecast.float(), windows.labels, self.quantiles, weight)
 
 
 class Batch:

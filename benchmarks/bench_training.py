@@ -68,7 +68,16 @@ from data_contract import HORIZON_STEPS, METRICS
 from fleet_grid import DAY_STEPS, FleetGrid
 from metrics_generator import GeneratorOptions, generate_frame
 from server_encoder import ServerEncoder
-from tft_features import Augmentation, FeatureSpec, FleetTensors, Scale, Windows, gather_windows, typical_spread
+from tft_features import (
+    Augmentation,
+    FeatureSpec,
+    FleetTensors,
+    Scale,
+    Windows,
+    gather_windows,
+    mean_root_spread,
+    typical_spread,
+)
 from tft_model import NetworkConfig, build_network, forecast_scaled, network_arguments
 from training_loop import EpochRecord, ForecastLoss, Plan, Progress, Training
 from training_origins import Origins, split_origins
@@ -119,6 +128,7 @@ class Problem:
         self.split = split_origins(self.grid, 0.15)
         known = self.grid.until(self.grid.first_step + self.split.train_end)
         self.spreads = mean_spread(known)
+        self.usual_spread = mean_root_spread(known)
         encoder = ServerEncoder()
         encoder.create_mapping(self.grid.names)
         self.spec = FeatureSpec(ENCODER_STEPS, tuple(sorted(encoder.name_to_id.values())), typical_spread(known))
@@ -297,7 +307,7 @@ def our_training(problem: Problem, windows: int, batch: int, epochs: int, scores
     validation = batches(problem.split.validation, 1, None)  # its own; ours are scored by the watch
     processes = Processes.alone()
     torch.manual_seed(settings.seed)
-    learner = ForecastLoss(problem.spec, NetworkConfig())
+    learner = ForecastLoss(problem.spec, NetworkConfig(), problem.usual_spread)
     plan = Plan(epochs=epochs, learning_rate=settings.learning_rate, patience=epochs, seed=settings.seed)
     watch = Watch(len(learning), scores)
     watch.network = learner.network

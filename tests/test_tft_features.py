@@ -18,8 +18,10 @@ from tft_features import (
     Augmentation,
     FeatureSpec,
     FleetTensors,
+    Scale,
     Windows,
     gather_windows,
+    mean_root_spread,
     typical_spread,
 )
 
@@ -264,6 +266,17 @@ def test_the_median_of_a_window_is_the_lower_one_of_what_is_there() -> None:
     windows = windows_of(replace(GRID, values=values.numpy(), states=GRID.states[:, :289]), [0, 1, 2], [289] * 3)
     expected = torch.nanmedian(values[:3, 1:], dim=1).values.nan_to_num()
     assert torch.equal(windows.scale.center, expected)
+
+
+def test_busy_windows_count_more_and_all_of_them_one_on_average() -> None:
+    usual = torch.tensor(mean_root_spread(GRID))
+    days = torch.tensor([typical_spread(GRID), [4 * each for each in typical_spread(GRID)]])
+    importance = Scale(torch.zeros_like(days), days).importance(usual)
+    torch.testing.assert_close(importance[1], 2 * importance[0])  # the root of the spread
+    assert ((importance[0] > 0.5) & (importance[0] < 1.5)).all()
+    values = GRID.values.copy()
+    values[..., 3] = np.nan
+    assert all(each > 0 for each in mean_root_spread(replace(GRID, values=values)))  # nothing is divided by zero
 
 
 def test_typical_spread_ignores_metrics_that_are_never_reported() -> None:

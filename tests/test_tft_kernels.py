@@ -93,9 +93,9 @@ def test_missing_labels_have_no_part_in_the_loss_and_windows_count_by_their_weig
     quantiles = torch.tensor([0.1, 0.5, 0.9])
     forecast = torch.zeros(1, 2, 1, 3, requires_grad=True)
     labels = torch.tensor([[[1.0], [float("nan")]]])
-    (loss,) = pinball(forecast, labels, quantiles, torch.ones(1))
+    (loss,) = pinball(forecast, labels, quantiles, torch.ones(1, 1))
     assert loss.item() == pytest.approx((0.1 + 0.5 + 0.9) / 3)
-    (half,) = pinball(forecast, labels, quantiles, torch.tensor([0.5]))
+    (half,) = pinball(forecast, labels, quantiles, torch.tensor([[0.5]]))
     assert half.item() == pytest.approx(loss.item() / 2)
     loss.backward()
     assert forecast.grad is not None
@@ -104,10 +104,10 @@ def test_missing_labels_have_no_part_in_the_loss_and_windows_count_by_their_weig
 
 def test_the_pinball_loss_and_its_gradient_are_the_definitions() -> None:
     torch.manual_seed(0)
-    quantiles, weight = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64), torch.rand(4, dtype=torch.float64)
+    quantiles, weight = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64), torch.rand(4, 2, dtype=torch.float64)
     labels = torch.randn(4, 5, 2, dtype=torch.float64)
     forecast = torch.randn(4, 5, 2, 3, dtype=torch.float64, requires_grad=True)
     error = labels[..., None] - forecast
-    expected = torch.maximum(quantiles * error, (quantiles - 1) * error).mean(dim=-1) * weight[:, None, None]
+    expected = torch.maximum(quantiles * error, (quantiles - 1) * error).mean(dim=-1) * weight[:, None]
     torch.testing.assert_close(pinball(forecast, labels, quantiles, weight), expected.sum(dim=(0, 1)))
     assert torch.autograd.gradcheck(lambda each: pinball(each, labels, quantiles, weight), (forecast,))

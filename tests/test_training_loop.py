@@ -21,6 +21,7 @@ from training_processes import Processes
 from training_windows import WindowBatches
 
 ROOT = Path(__file__).parent.parent
+USUAL = (1.0, 1.0, 1.0, 1.0)
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +38,7 @@ def training_of(windows: tuple[FeatureSpec, WindowBatches, WindowBatches], epoch
     spec, batches, validation = windows
     torch.manual_seed(0)
     plan = Plan(epochs=epochs, learning_rate=0.01, patience=99, seed=0)
-    return Training(ForecastLoss(spec, NetworkConfig(8, 2)), batches, validation, plan, Processes.alone())
+    return Training(ForecastLoss(spec, NetworkConfig(8, 2), USUAL), batches, validation, plan, Processes.alone())
 
 
 def test_estimating_the_time_changes_nothing(windows: tuple[FeatureSpec, WindowBatches, WindowBatches]) -> None:
@@ -70,7 +71,7 @@ def test_weights_in_one_tensor_learn_as_weights_in_many(
 ) -> None:
     spec, batches, _ = windows
     torch.manual_seed(0)
-    many = ForecastLoss(spec, NetworkConfig(8, 2, dropout=0.0))
+    many = ForecastLoss(spec, NetworkConfig(8, 2, dropout=0.0), USUAL)
     one = copy.deepcopy(many)
     weights = [flatten_weights(one)], list(many.parameters())
     for learner, parameters in zip((one, many), weights, strict=True):
