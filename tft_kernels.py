@@ -294,7 +294,7 @@ def select_reals(grns: list[Any], slope: Tensor, offset: Tensor, values: Tensor,
     -------
     Tensor, (rows, hidden)
     """
-    parameters, shift, eps = _stacked(grns, slope, offset)
+    parameters, eps = _stacked(grns, slope, offset)
     layer = grns[0].gate_norm.glu
     rate = layer.dropout.p if layer.dropout is not None and layer.training else 0.0
     keep = None
@@ -302,24 +302,25 @@ def select_reals(grns: list[Any], slope: Tensor, offset: Tensor, values: Tensor,
         keep = kept((len(grns), grns[0].hidden_size + 1, values.size(1)), rate, values)
         keep[:, -1] = 1  # biases stay
     selected: Tensor = _SelectedReals.apply(values, share, keep, eps, *parameters)  # type: ignore[no-untyped-call]
-    return selected + share.t() @ shift
+    return selected
 
 
 def _single_outputs(grns: list[Any], slope: Tensor, offset: Tensor, values: Tensor) -> Tensor:
     """What `select_reals` weighs and sums up, outside of training: (n_variables, rows, hidden)."""
-    parameters, shift, eps = _stacked(grns, slope, offset)
+    parameters, eps = _stacked(grns, slope, offset)
     outputs = []
     room = _Room(values)
     for rows in room.pieces():
         total = _forward_piece(room, values[:, rows], None, parameters)
         factor = _normalise(room, total, eps)
         outputs.append(total * factor)
-    affine: Tensor = parameters[-1]
-    return torch.cat(outputs, dim=1) * affine.unsqueeze(1) + shift.unsqueeze(1)
+    affine, shift = parameters[-2:]
+    result: Tensor = torch.cat(outputs, dim=1) * affine.unsqueeze(1) + shift.unsqueeze(1)
+    return result
 
 
-def _stacked(grns: list[Any], slope: Tensor, offset: Tensor) -> tuple[tuple[Any, ...], Tensor, float]:
-    """Parameters of `_SelectedReals`, the last norm's bias (n_variables, hidden), and its epsilon."""
+def _stacked(grns: list[Any], slope: Tensor, offset: Tensor) -> tuple[tuple[Any, ...], float]:
+    """Parameters of `_SelectedReals`, and the epsilon of its norms."""
     first = grns[0]
     width = first.output_size
     weight = torch.stack([grn.fc1.weight for grn in grns])  # (n_variables, units, size)
@@ -328,11 +329,11 @@ def _stacked(grns: list[Any], slope: Tensor, offset: Tensor) -> tuple[tuple[Any,
     # One number enters each network, so its scaling and the first layer are one line per unit.
     a = torch.cat([torch.einsum("vws,vs->vw", weight, slope), always * 0], dim=1)
     b = torch.cat([torch.einsum("vws,vs->vw", weight, offset) + bias, always], dim=1)
-    second = torch.stack([torch.cat([grn.fc2.weight, grn.fc2.bias[:, None]], dim=1) for grn in grns])
+    second = _with_bias([grn.fc2 for grn in grns])
     one = torch.cat([torch.zeros_like(second[:, :1, :-1]), always[..., None]], dim=2)
     layer = torch.cat([second, one], dim=1)
     gates = [grn.gate_norm.glu for grn in grns]
-    both = torch.stack([torch.cat([each.fc.weight, each.fc.bias[:, None]], dim=1) for each in gates]).transpose(1, 2)
+    both = _with_bias([each.fc for each in gates]).transpose(1, 2)
     value, opening = both[..., :width], both[..., width:]
     if first.input_size == first.output_size:  # the skip connection is the scaled number itself
         skip = torch.stack([slope, offset], dim=1)
@@ -353,23 +354,29 @@ def _stacked(grns: list[Any], slope: Tensor, offset: Tensor) -> tuple[tuple[Any,
     shift = torch.stack([norm.bias for norm in norms])
     if not torch.is_grad_enabled() and not gates[0].training:  # nothing lies between the two layers: one does
         value, opening = layer.transpose(1, 2) @ value, layer.transpose(1, 2) @ opening
-        return (a, b, None, value, opening, skip, variance, affine), shift, norms[0].eps
-    return (a, b, layer, value, opening, skip, variance, affine), shift, norms[0].eps
+        return (a, b, None, value, opening, skip, variance, affine, shift), norms[0].eps
+    return (a, b, layer, value, opening, skip, variance, affine, shift), norms[0].eps
+
+
+def _with_bias(layers: list[Any]) -> Tensor:
+    """Weights of linear layers with their biases as a last column, (n_layers, outputs, inputs + 1)."""
+    weight, bias = torch.stack([layer.weight for layer in layers]), torch.stack([layer.bias for layer in layers])
+    return torch.cat([weight, bias.unsqueeze(-1)], dim=-1)
 
 
 class _SelectedReals(torch.autograd.Function):
     """What `select_reals` does for every variable and row, in pieces of rows; computed again for the gradients.
 
     Shapes: values x and share (V, R); keep (V, S, R); slope and start of the first layer a, b (V, S); second layer
-    (V, S, S); value and gate (V, S, H); skip (V, 3, H) with variance (V, 3), or (V, 2, H) without; affine (V, H). The
-    last of the S units is always 1: what it is multiplied by are the layers' biases.
+    (V, S, S); value and gate (V, S, H); skip (V, 3, H) with variance (V, 3), or (V, 2, H) without; affine and shift
+    (V, H). The last of the S units is always 1: what it is multiplied by are the layers' biases.
     """
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, share: Tensor, keep: Tensor | None, eps: float, *parameters: Any) -> Tensor:
         ctx.save_for_backward(values, share, keep, *parameters)
         ctx.eps = eps
-        affine = parameters[-1]
+        affine, shift = parameters[-2:]
         selected = values.new_empty(values.size(1), affine.size(-1))
         room = _Room(values)
         for rows in room.pieces():
@@ -377,6 +384,7 @@ class _SelectedReals(torch.autograd.Function):
             factor = _normalise(room, total, eps)
             total.mul_(factor.mul_(share[:, rows].unsqueeze(-1))).mul_(affine.unsqueeze(1))
             torch.sum(total, dim=0, out=selected[rows])
+            selected[rows].addmm_(share[:, rows].t(), shift)
         return selected
 
     @staticmethod
@@ -427,13 +435,15 @@ class _Room:
         """Uninitialised (n_variables, rows of the piece, width), the same memory for the same name."""
         if name not in self._tensors:
             self._tensors[name] = self._values.new_empty(self._values.size(0), self._size, width)
-        return self._tensors[name][:, : self._rows]
+        tensor = self._tensors[name]
+        return tensor if self._rows == self._size else tensor[:, : self._rows]
 
     def across(self, name: str, width: int) -> Tensor:
         """The same as (n_variables, width, rows): products of few numbers per row take half the time this way round."""
         if name not in self._tensors:
             self._tensors[name] = self._values.new_empty(self._values.size(0), width, self._size)
-        return self._tensors[name][..., : self._rows]
+        tensor = self._tensors[name]
+        return tensor if self._rows == self._size else tensor[..., : self._rows]
 
 
 def _normalise(room: _Room, inputs: Tensor, eps: float) -> Tensor:
@@ -451,7 +461,7 @@ def _normalise(room: _Room, inputs: Tensor, eps: float) -> Tensor:
 
 def _forward_piece(room: _Room, x: Tensor, keep: Tensor | None, parameters: Any) -> Tensor:
     """Everything up to the last layer norm; leaves in `room` what the gradients need of it."""
-    a, b, second, value, gate, skip, variance, _ = parameters
+    a, b, second, value, gate, skip, variance, _, _ = parameters
     small, width = a.size(-1), value.size(-1)
     unit = torch.addcmul(b.unsqueeze(-1), x.unsqueeze(1), a.unsqueeze(-1), out=room.across("unit", small))
     functional.elu_(unit)
@@ -486,7 +496,7 @@ def _backward_piece(
     for_x: Tensor | None,
 ) -> tuple[Tensor | None, ...]:
     """Gradients of the parameters from one piece; those of its shares and values are written into the last two."""
-    a, _, second, value, gate, skip, variance, affine = parameters
+    a, _, second, value, gate, skip, variance, affine, shift = parameters
     small, width = a.size(-1), value.size(-1)
     normal = _forward_piece(room, x, keep, parameters)
     unit, hidden, columns = (
@@ -501,7 +511,7 @@ def _backward_piece(
     gradient = torch.mul(upstream, affine.unsqueeze(1), out=room.take("gradient", width))
     spare = torch.mul(gradient, normal, out=room.take("spare", width))
     along = torch.sum(spare, dim=-1, keepdim=True, out=room.take("along", 1))
-    for_share.copy_(along.squeeze(-1))
+    torch.addmm(along.squeeze(-1), shift, upstream.t(), out=for_share)
     torch.mul(normal, share.unsqueeze(-1), out=spare)
     for_affine = spare.mul_(upstream).sum(dim=1)
     # Gradient of a layer norm: less its mean, and less its part along the normalised vector.
@@ -544,4 +554,5 @@ def _backward_piece(
         for_skip,
         for_variance,
         for_affine,
+        share @ upstream,
     )

@@ -126,35 +126,38 @@ class FastTemporalFusionTransformer(TemporalFusionTransformer):  # type: ignore[
         """What the output layers read, (batch, horizon, hidden), and the weights that explain it."""
         encoder_lengths, decoder_lengths = x["encoder_lengths"], x["decoder_lengths"]
         encoder_steps = int(encoder_lengths.max())
-        encoder = slice(0, encoder_steps)
-        categorical = torch.cat([x["encoder_cat"], x["decoder_cat"]], dim=1)
-        real = torch.cat([x["encoder_cont"], x["decoder_cont"]], dim=1)
-        decoder = slice(encoder_steps, real.size(1))
+        past_inputs, future_inputs = (x["encoder_cat"], x["encoder_cont"]), (x["decoder_cat"], x["decoder_cont"])
+        encoder, decoder = slice(0, encoder_steps), slice(encoder_steps, None)
         column = {name: k for k, name in enumerate(self.hparams.x_reals)}
 
-        def select(network: Any, names: tuple[list[str], list[str]], steps: Any, context: Tensor | None) -> Any:
-            categories = [self._embedded(name, categorical[:, steps]) for name in names[0]]
-            reals = real[:, steps][..., [column[name] for name in names[1]]]
+        def select(
+            network: Any, names: tuple[list[str], list[str]], inputs: tuple[Tensor, Tensor], context: Tensor | None
+        ) -> Any:
+            categories = [self._embedded(name, inputs[0]) for name in names[0]]
+            reals = inputs[1][..., [column[name] for name in names[1]]]
             return select_variables(network, names, categories, reals, context)
 
         if self.static_variables:
             static, static_weights = select(
-                self.static_variable_selection, (self.hparams.static_categoricals, self.hparams.static_reals), 0, None
+                self.static_variable_selection,
+                (self.hparams.static_categoricals, self.hparams.static_reals),
+                (past_inputs[0][:, 0], past_inputs[1][:, 0]),
+                None,
             )
         else:
-            static = real.new_zeros(real.size(0), self.hparams.hidden_size)
-            static_weights = real.new_zeros(real.size(0), 0)
+            static = past_inputs[1].new_zeros(len(encoder_lengths), self.hparams.hidden_size)
+            static_weights = static.new_zeros(len(encoder_lengths), 0)
         context = self.static_context_variable_selection(static)[:, None]  # (batch, 1, hidden)
         past, past_weights = select(
             self.encoder_variable_selection,
             (self.hparams.time_varying_categoricals_encoder, self.hparams.time_varying_reals_encoder),
-            encoder,
+            past_inputs,
             context,
         )
         future, future_weights = select(
             self.decoder_variable_selection,
             (self.hparams.time_varying_categoricals_decoder, self.hparams.time_varying_reals_decoder),
-            decoder,
+            future_inputs,
             context,
         )
 
