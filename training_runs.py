@@ -43,6 +43,7 @@ TRAINING_SETTINGS = (
 )
 
 _RUN_FILE = "run.json"
+_LOCK_FILE = "run.lock"
 _log = logging.getLogger(__name__)
 
 
@@ -189,27 +190,58 @@ class Run:
         """
         made = [folder for folder in (self.folder, *self.folder.parents) if not folder.exists()]
         self.folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(self.folder, os.O_RDONLY)
         try:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise TrainingError(
-                    f"The run {self.folder.name} is at work in another process.",
-                    why="Two trainings cannot write to one run.",
-                    fix="Wait for the other one, stop it, or train anew without --resume.",
-                    document=DOCUMENT,
-                ) from None
-            except OSError:  # a file system without locks
-                pass
-            yield
+            with _held(self.folder) as is_held:
+                if is_held is False:
+                    raise TrainingError(
+                        f"The run {self.folder.name} is at work in another process.",
+                        why="Two trainings cannot write to one run.",
+                        fix="Wait for the other one, stop it, or train anew without --resume.",
+                        document=DOCUMENT,
+                    )
+                try:
+                    _sweep(self.folder.parent, self.folder)
+                    yield
+                finally:
+                    remove_tree(self.folder / GRID)
+                    if not (self.folder / _RUN_FILE).is_file():  # it never began
+                        (self.folder / _LOCK_FILE).unlink(missing_ok=True)
         finally:
-            os.close(handle)
-            remove_tree(self.folder / GRID)
-            if not (self.folder / _RUN_FILE).is_file():  # it never began
-                for folder in made:
-                    with contextlib.suppress(OSError):
-                        folder.rmdir()
+            for folder in made:
+                with contextlib.suppress(OSError):  # what has something in it stays
+                    folder.rmdir()
+
+
+@contextlib.contextmanager
+def _held(folder: Path) -> Iterator[bool | None]:
+    """Hold a run's folder if nobody else does; None where the file system has no locks.
+
+    By a file in it: NFS locks only files, and only those that are open for writing.
+    """
+    handle = os.open(folder / _LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        except OSError:
+            yield None
+        else:
+            yield True
+    finally:
+        os.close(handle)
+
+
+def _sweep(runs: Path, own: Path) -> None:
+    """Remove the grids that killed trainings have left; those of trainings at work stay."""
+    for grid in runs.glob(f"*/{GRID}"):
+        if grid.parent != own:
+            with contextlib.suppress(OSError), _held(grid.parent) as is_held:
+                if is_held:
+                    remove_tree(grid)
+                    if not (grid.parent / _RUN_FILE).is_file():
+                        (grid.parent / _LOCK_FILE).unlink(missing_ok=True)
+                        grid.parent.rmdir()
 
 
 def interrupted_run(models_dir: Path) -> Run:

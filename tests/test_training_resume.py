@@ -141,7 +141,7 @@ def test_a_run_keeps_its_losses_as_a_table_and_as_a_picture(tiny_model_dir: Path
         colours = picture.getcolors(1 << 16)
         assert picture.format == "PNG" and colours is not None and len(colours) > 5
     assert sorted(path.name for path in run.iterdir()) == [
-        *("best.safetensors", "last.safetensors", "losses.csv", "losses.png", "run.json")
+        *("best.safetensors", "last.safetensors", "losses.csv", "losses.png", "run.json", "run.lock")
     ]
 
 
@@ -242,9 +242,29 @@ def test_a_checkpoint_of_another_version_is_refused_and_a_damaged_one_can_be_rem
     assert train(fleet_file, begun, settings, resume=True).is_dir()
 
 
-def test_a_run_that_is_at_work_elsewhere_is_left_alone(begun: Path, fleet_file: Path, settings: Settings) -> None:
-    with interrupted_run(begun).at_work(), pytest.raises(TrainingError, match="at work in another process"):
-        train(fleet_file, begun, settings, resume=True)
+def test_a_run_that_is_at_work_elsewhere_is_left_alone_and_so_is_its_grid(
+    begun: Path, fleet_file: Path, settings: Settings
+) -> None:
+    with interrupted_run(begun).at_work():
+        grid = the_run(begun) / "grid" / "values.npy"
+        grid.parent.mkdir()
+        grid.touch()
+        with pytest.raises(TrainingError, match="at work in another process"):
+            train(fleet_file, begun, settings, resume=True)
+        with Run.begin(begun, settings, 1).at_work():  # a new one beside it
+            assert grid.is_file()
+        assert grid.is_file()
+    assert not grid.parent.exists()
+
+
+def test_what_a_killed_training_has_read_is_removed_by_the_next_one(begun: Path, settings: Settings) -> None:
+    unread = begun / "runs" / "20260101_000000_000000"
+    for run in (the_run(begun), unread):
+        (run / "grid").mkdir(parents=True)
+        (run / "grid" / "values.npy").touch()
+    with Run.begin(begun, settings, 1).at_work():
+        assert not list(begun.glob("runs/*/grid"))
+    assert the_run(begun) != unread  # of which nothing is left
 
 
 def test_after_a_loss_that_is_not_finite_resume_goes_on_more_slowly_from_the_last_good_checkpoint(
