@@ -51,7 +51,7 @@ class Settings(BaseSettings):
     # Training
     hidden_size: int = Field(32, ge=4, le=512, description="width of the network")
     attention_heads: int = Field(4, ge=1, le=16, description="heads of the attention; must divide hidden_size")
-    dropout: float = Field(0.1, ge=0, lt=1, description="dropout rate while training")
+    dropout: float = Field(0.1, ge=0, le=0.999, description="dropout rate while training")
     encoder_steps: int = Field(72, ge=12, le=2016, description="5-minute steps of history that the network reads")
     learning_rate: float = Field(3e-3, gt=0, le=1, description="peak of the learning-rate schedule")
     batch_size: int = Field(128, ge=1, le=65536, description="windows per optimiser step")
@@ -63,7 +63,7 @@ class Settings(BaseSettings):
     early_stopping_patience: int = Field(3, ge=1, description="epochs without a better validation loss before a stop")
     checkpoint_every_epochs: int = Field(5, ge=1, description="epochs between kept checkpoints")
     checkpoint_minutes: float = Field(5.0, gt=0, description="longest time without a checkpoint, within long epochs")
-    seed: int = Field(42, ge=0, description="seed of everything random")
+    seed: int = Field(42, ge=0, le=2**63 - 1, description="seed of everything random")
 
     # Risk and alerts
     critical_thresholds: dict[str, float] = Field(

@@ -33,12 +33,19 @@ BEST, LAST = "best", "last"
 
 _SHORTEST_SCHEDULE = 20  # steps; in fewer the schedule's rise would have no length, and a training just ends within it
 _LARGEST_GRADIENT = 1.0  # norm to which longer gradients are cut
+_SEEDS = 2**63  # how many the generator of random numbers takes
 _SLOWER = 0.1  # of the learning rate, after a loss that was not finite
 
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """What is reported and kept of an epoch."""
+    """What is reported and kept of an epoch.
+
+    Attributes
+    ----------
+    share : float
+        Share of its batches that were learned from; below 1 where the time was up.
+    """
 
     epoch: int
     train_loss: float
@@ -46,6 +53,7 @@ class EpochRecord:
     learning_rate: float
     samples_per_second: float
     seconds: float
+    share: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -227,6 +235,8 @@ class Training:
         progress = dict(state["progress"])
         records = [EpochRecord(**record) for record in progress.pop("records")]
         self.progress = Progress(**progress, records=records)
+        if not 0 < self.progress.rate <= 1:
+            raise ValueError(f"the share of the learning rate is {self.progress.rate}")
         self.learner.network.load_state_dict(state["weights"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._schedule.load_state_dict(state["schedule"])
@@ -273,9 +283,9 @@ class Training:
         """Learn from a batch; whether to stop, whether time is up, and whether a checkpoint is due."""
         processes, progress = self._processes, self.progress
         # Dropout depends on the step alone, so that a resumed run goes on exactly as an uninterrupted one would have.
-        torch.manual_seed(self.plan.seed + progress.step * processes.ranks + processes.rank)
+        torch.manual_seed((self.plan.seed + progress.step * processes.ranks + processes.rank) % _SEEDS)
         (known,) = processes.sums(float(torch.isfinite(windows.labels).sum()))
-        losses = self._module(Batch(windows.to(processes.device)))
+        losses = processes.forward(self._module, Batch(windows.to(processes.device)))
         loss = losses.sum()
         # The mean over the labels of all processes: DDP takes the mean of their gradients.
         processes.backward(loss * (processes.ranks / max(known, 1.0)))
@@ -284,7 +294,10 @@ class Training:
         if not math.isfinite(total):
             self._refuse(losses.detach())
         processes.fabric.strategy.precision.unscale_gradients(self._optimizer)
-        torch.nn.utils.clip_grad_norm_(self._weights, _LARGEST_GRADIENT)
+        norm = torch.nn.utils.clip_grad_norm_(self._weights, _LARGEST_GRADIENT)
+        # 16-bit floats find the scale of their gradients by such steps, and leave them out by themselves.
+        if processes.precision != "16-mixed" and not math.isfinite(norm):
+            self._refuse(losses.detach(), float(norm))
         self._stepper.step()
         self._optimizer.zero_grad(set_to_none=False)
         self._schedule.step()
@@ -294,13 +307,14 @@ class Training:
         stopped, late, due = (flag > 0 for flag in flags)
         return stopped, late, due
 
-    def _refuse(self, losses: Tensor) -> None:
-        """End a training whose loss is not finite."""
-        sums = self._processes.sums(*(float(value) for value in losses))
-        bad = [
-            f"{metric} {value}" for metric, value in zip(METRIC_COLUMNS, sums, strict=True) if not math.isfinite(value)
-        ]
-        raise LossNotFiniteError(self.progress.epoch + 1, self.progress.batch + 1, bad or ["their sum"])
+    def _refuse(self, losses: Tensor, gradient: float | None = None) -> None:
+        """End a training whose loss, or the norm of whose gradient, is not finite."""
+        sums = dict(zip(METRIC_COLUMNS, self._processes.sums(*(float(value) for value in losses)), strict=True))
+        what = [f"{metric} {value}" for metric, value in sums.items() if not math.isfinite(value)] or ["their sum"]
+        if gradient is not None:  # of the metrics together, so it can only be told which of them is likely to blame
+            largest = max(sums, key=lambda metric: sums[metric])
+            what = [f"its gradient is {gradient}, while {largest} has the largest loss of the batch"]
+        raise LossNotFiniteError(self.progress.epoch + 1, self.progress.batch + 1, what)
 
     def _validate(self) -> float:
         """Loss over the validation windows."""
@@ -332,6 +346,7 @@ class Training:
             learning_rate=float(self._optimizer.param_groups[0]["lr"]),
             samples_per_second=windows / seconds,
             seconds=progress.epoch_seconds,
+            share=progress.batch / len(self._batches),
         )
         if not math.isfinite(val_loss):
             raise LossNotFiniteError(record.epoch, None, [f"validation loss {val_loss}"])
@@ -352,7 +367,10 @@ class Training:
 
     # ------------------------------------------------------------------------------------------------------ beforehand
     def measure(self, seconds: float = 2.0) -> tuple[float, float]:
-        """Seconds that a training batch and a validation batch take here, tried on copies that are thrown away."""
+        """Seconds that a training batch and a validation batch take here, tried on copies that are thrown away.
+
+        In the training's precision, and without what several processes exchange.
+        """
         processes = self._processes
         learner = copy.deepcopy(self.learner).to(processes.device)
         weights, optimizer = _optimizer(learner, self.plan, processes)
@@ -364,7 +382,8 @@ class Training:
         try:
             began = time.monotonic()
             for windows in tries[0]:
-                loss = learner(Batch(windows.to(processes.device))).sum()
+                with processes.fabric.autocast():
+                    loss = learner(Batch(windows.to(processes.device))).sum()
                 loss.backward()
                 torch.nn.utils.clip_grad_norm_(weights, _LARGEST_GRADIENT)
                 optimizer.step()
@@ -374,7 +393,7 @@ class Training:
                     break
             learner.eval()
             checked = time.monotonic()
-            with torch.no_grad():
+            with torch.no_grad(), processes.fabric.autocast():
                 for windows in tries[1]:
                     float(learner(Batch(windows.to(processes.device))).sum())
                     checks.append(time.monotonic())
@@ -418,7 +437,7 @@ class TrainingStopped(Exception):  # noqa: N818  # no error: the user asked for 
 
 
 class LossNotFiniteError(Exception):
-    """The loss of a batch, or of the validation period where `batch` is None, is not a number or infinite."""
+    """The loss or gradient of a batch, or the validation loss where `batch` is None, is not a number or infinite."""
 
     def __init__(self, epoch: int, batch: int | None, what: list[str]) -> None:
         super().__init__(epoch, batch, what)

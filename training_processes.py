@@ -190,6 +190,12 @@ class Processes:
         with _others_may_end():
             return self.fabric.setup_module(module)
 
+    def forward(self, module: nn.Module, batch: object) -> torch.Tensor:
+        """What a module that was set up makes of a batch; there, too, processes may exchange."""
+        with _others_may_end():
+            result: torch.Tensor = module(batch)
+        return result
+
     def backward(self, loss: torch.Tensor) -> None:
         """Compute gradients; with several processes, their mean."""
         with _others_may_end():

@@ -35,10 +35,13 @@ _LIBRARIES = ("torch", "lightning", "pytorch-forecasting", "safetensors", "numpy
 def judge_quality(records: list[EpochRecord]) -> dict[str, Any]:
     """Quality gate: the training loss fell, and the validation loss is below 1.5 times the training loss."""
     best = min(records, key=lambda record: record.val_loss)
+    # The training loss of an epoch that was cut short is that of a few batches; whole ones are compared where there are.
+    whole = [record for record in records if record.share >= 1] or records
+    learned = next((record for record in whole[::-1] if record.epoch <= best.epoch), best).train_loss
     failures = []
-    if len(records) > 1 and records[-1].train_loss >= records[0].train_loss:
-        failures.append(f"the training loss did not fall ({records[0].train_loss:.4f} to {records[-1].train_loss:.4f})")
-    ratio = best.val_loss / best.train_loss if best.train_loss > 0 else float(best.val_loss > 0) * MAX_LOSS_RATIO
+    if len(whole) > 1 and whole[-1].train_loss >= whole[0].train_loss:
+        failures.append(f"the training loss did not fall ({whole[0].train_loss:.4f} to {whole[-1].train_loss:.4f})")
+    ratio = best.val_loss / learned if learned > 0 else float(best.val_loss > 0) * MAX_LOSS_RATIO
     if ratio >= MAX_LOSS_RATIO:
         failures.append(f"the validation loss is {ratio:.2f} times the training loss, {MAX_LOSS_RATIO} are allowed")
     return {"validation_to_training_loss": round(ratio, 4), "failures": failures}

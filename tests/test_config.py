@@ -136,7 +136,9 @@ def test_a_profile_threshold_takes_the_place_of_the_general_one():
         ({"daemon_port": 65536}, "daemon_port"),
         ({"daemon_port": "eighty"}, "daemon_port"),
         ({"dropout": 1.0}, "dropout"),
+        ({"dropout": 0.9999}, "dropout"),  # a model folder must not hold more than 0.999
         ({"seed": -1}, "seed"),
+        ({"seed": 2**63}, "seed"),
         ({"log_level": "LOUD"}, "log_level"),
         ({"no_such_setting": 1}, "no_such_setting"),
         ({"hidden_size": 30, "attention_heads": 4}, "attention_heads"),

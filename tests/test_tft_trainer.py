@@ -54,7 +54,8 @@ def test_a_model_folder_holds_the_four_files_and_nothing_else(tiny_model_dir: Pa
 
 def test_nothing_that_training_leaves_behind_is_pickled(tiny_model_dir: Path) -> None:
     files = [path for path in tiny_model_dir.parent.rglob("*") if path.is_file()]
-    assert {path.suffix for path in files} <= {".csv", ".json", ".png", ".safetensors"}
+    assert {path.suffix for path in files} <= {".csv", ".json", ".png", ".safetensors", ".lock"}
+    assert not any(path.stat().st_size for path in files if path.suffix == ".lock")
     for path in files:
         head = path.read_bytes()[:16]
         assert head[:2] != b"PK" and head[:1] != b"\x80", path  # zip archives of torch.save, and pickles
@@ -246,6 +247,16 @@ def test_the_quality_gate_wants_a_falling_loss_and_no_learning_by_heart() -> Non
     assert judge_quality([record(1, 0.5, 0.5), record(2, 0.4, 0.45)])["failures"] == []
     assert "did not fall" in judge_quality([record(1, 0.5, 0.5), record(2, 0.6, 0.4)])["failures"][0]
     assert "1.75 times" in judge_quality([record(1, 0.5, 0.9), record(2, 0.4, 0.7)])["failures"][0]
+
+
+def test_an_epoch_that_was_cut_short_is_not_judged_like_a_whole_one() -> None:
+    whole = [EpochRecord(1, 0.5, 0.5, 1e-3, 100.0, 1.0), EpochRecord(2, 0.4, 0.45, 1e-3, 100.0, 1.0)]
+    unlucky = EpochRecord(3, 0.9, 0.46, 1e-3, 100.0, 0.1, share=0.01)
+    assert judge_quality([*whole, unlucky])["failures"] == []
+    assert judge_quality([whole[0], unlucky])["failures"] == []  # one whole epoch cannot have fallen
+    easy = EpochRecord(3, 0.1, 0.44, 1e-3, 100.0, 0.1, share=0.01)
+    assert judge_quality([*whole, easy]) == {"validation_to_training_loss": 1.1, "failures": []}
+    assert judge_quality([easy])["validation_to_training_loss"] == 4.4  # there is nothing else
 
 
 # ------------------------------------------------------------------------------------------------- folders, checkpoints

@@ -15,9 +15,10 @@ from flat_weights import flatten_weights
 from fleet_grid import FleetGrid
 from tft_features import Augmentation, FeatureSpec, FleetTensors, typical_spread
 from tft_model import NetworkConfig
-from training_loop import Batch, EpochRecord, ForecastLoss, Plan, Training
+from training_loop import Batch, EpochRecord, ForecastLoss, LossNotFiniteError, Plan, StopRequest, Training
+from training_options import Hardware
 from training_origins import split_origins
-from training_processes import Processes
+from training_processes import Processes, ProcessLostError
 from training_windows import WindowBatches
 
 ROOT = Path(__file__).parent.parent
@@ -34,11 +35,17 @@ def windows() -> tuple[FeatureSpec, WindowBatches, WindowBatches]:
     return spec, training, WindowBatches(fleet, spec, split.validation, windows=32, batch_size=32, seed=1)
 
 
-def training_of(windows: tuple[FeatureSpec, WindowBatches, WindowBatches], epochs: int = 2) -> Training:
+def training_of(
+    windows: tuple[FeatureSpec, WindowBatches, WindowBatches],
+    epochs: int = 2,
+    seed: int = 0,
+    processes: Processes | None = None,
+) -> Training:
     spec, batches, validation = windows
     torch.manual_seed(0)
-    plan = Plan(epochs=epochs, learning_rate=0.01, patience=99, seed=0)
-    return Training(ForecastLoss(spec, NetworkConfig(8, 2), USUAL), batches, validation, plan, Processes.alone())
+    plan = Plan(epochs=epochs, learning_rate=0.01, patience=99, seed=seed)
+    learner = ForecastLoss(spec, NetworkConfig(8, 2), USUAL)
+    return Training(learner, batches, validation, plan, processes or Processes.alone())
 
 
 def test_estimating_the_time_changes_nothing(windows: tuple[FeatureSpec, WindowBatches, WindowBatches]) -> None:
@@ -64,6 +71,66 @@ def test_a_training_ends_when_it_is_told_to_after_an_epoch(
 
     training.run(after_epoch=after)
     assert told == [1, 2]
+
+
+def test_a_gradient_that_is_not_finite_under_a_finite_loss_stops_before_it_spoils_the_weights(
+    windows: tuple[FeatureSpec, WindowBatches, WindowBatches],
+) -> None:
+    training = training_of(windows)
+    next(training.learner.network.parameters()).register_hook(lambda gradient: gradient * math.nan)
+    with pytest.raises(LossNotFiniteError, match="gradient is nan") as caught:
+        training.run()
+    assert (caught.value.epoch, caught.value.batch) == (1, 1)
+    assert "_pct" in caught.value.what[0] or "_ms" in caught.value.what[0] or "_mb_s" in caught.value.what[0]
+    assert all(bool(torch.isfinite(value).all()) for value in training.state()["weights"].values())
+
+
+def test_a_process_that_is_lost_in_the_forward_pass_is_told_as_such() -> None:
+    class Broken(torch.nn.Module):
+        def forward(self, batch: object) -> torch.Tensor:
+            raise RuntimeError(f"[gloo/transport/tcp/pair.cc] Connection closed by peer, at {batch}")
+
+    with pytest.raises(ProcessLostError):
+        Processes.alone().forward(Broken(), "batch 1")
+
+
+def test_the_largest_seed_is_learned_with(windows: tuple[FeatureSpec, WindowBatches, WindowBatches]) -> None:
+    training = training_of(windows, epochs=1, seed=2**63 - 1)
+    training.run()
+    assert training.progress.step == 3
+
+
+def test_the_time_is_estimated_in_the_precision_of_the_training(
+    windows: tuple[FeatureSpec, WindowBatches, WindowBatches],
+) -> None:
+    seen: set[tuple[bool, bool]] = set()
+    training = training_of(windows, processes=Processes(Hardware("cpu", precision="bf16")))
+    training.learner.register_forward_pre_hook(
+        lambda module, _: seen.add((module.training, torch.is_autocast_enabled("cpu")))
+    )
+    training.measure(0.01)
+    assert seen == {(True, True), (False, True)}
+
+
+def test_an_epoch_that_is_cut_short_says_how_much_of_it_there_was(
+    windows: tuple[FeatureSpec, WindowBatches, WindowBatches],
+) -> None:
+    spec, batches, validation = windows
+    plan = Plan(epochs=9, learning_rate=0.01, patience=99, seed=0)
+    learner = ForecastLoss(spec, NetworkConfig(8, 2), USUAL)
+    training = Training(learner, batches, validation, plan, Processes.alone(), stop=StopRequest(max_seconds=0.0))
+    training.run()
+    assert [record.share for record in training.progress.records] == [1 / 3]
+
+
+@pytest.mark.parametrize("rate", [0.0, -1.0, math.nan, math.inf])
+def test_a_state_whose_learning_rate_is_none_is_refused(
+    rate: float, windows: tuple[FeatureSpec, WindowBatches, WindowBatches]
+) -> None:
+    state = training_of(windows).state()
+    state["progress"]["rate"] = rate
+    with pytest.raises(ValueError, match="share of the learning rate"):
+        training_of(windows).load_state(state)
 
 
 def test_weights_in_one_tensor_learn_as_weights_in_many(
