@@ -60,6 +60,7 @@ __all__ = [
 ]
 
 Progress = Callable[[int, int], None]  # rows done, rows in all
+_MAX_WEIGHTS_MB = 1000  # the largest network that can be trained, for a million servers, has a third of it
 _DAMAGED_LISTED = 10
 
 
@@ -444,6 +445,10 @@ def _judge_weights(path: Path, expected: object) -> Iterator[str]:
         yield f"`{TRAINING_INFO}`: weights_sha256 is missing, so the weights cannot be checked"
         return
     try:
+        size = path.stat().st_size
+        if size > _MAX_WEIGHTS_MB * 1e6:  # hashing a huge file would take minutes, or for ever
+            yield f"`{path.name}` is larger than {_MAX_WEIGHTS_MB} MB, so it holds no weights of this program"
+            return
         found = sha256_of_file(path)
     except OSError as error:
         yield f"`{path.name}` cannot be read ({error.strerror or error})"

@@ -35,7 +35,7 @@ _LIBRARIES = ("torch", "lightning", "pytorch-forecasting", "safetensors", "numpy
 def judge_quality(records: list[EpochRecord]) -> dict[str, Any]:
     """Quality gate: the training loss fell, and the validation loss is below 1.5 times the training loss."""
     best = min(records, key=lambda record: record.val_loss)
-    # The training loss of an epoch that was cut short is that of a few batches; whole ones are compared where there are.
+    # The training loss of an epoch that was cut short is that of a few batches: whole ones count where there are any.
     whole = [record for record in records if record.share >= 1] or records
     learned = next((record for record in whole[::-1] if record.epoch <= best.epoch), best).train_loss
     failures = []

@@ -685,6 +685,12 @@ def test_damaged_json_is_named(model_folder, name, content):
     assert name in error
 
 
+def test_weights_larger_than_any_network_are_refused_unread(model_folder):
+    os.truncate(model_folder / "model.safetensors", 2_000_000_000)  # a file with a hole: it takes no space
+    (error,) = DataValidator().validate_model_compatibility(model_folder)[1]
+    assert "larger than 1000 MB" in error and "SHA-256" not in error
+
+
 def test_exchanged_weights_are_noticed(model_folder):
     (model_folder / "model.safetensors").write_bytes(b"other weights")
     (error,) = model_errors(model_folder)
