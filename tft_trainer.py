@@ -30,11 +30,11 @@ from tft_features import Augmentation, FeatureSpec, FleetTensors, mean_root_spre
 from tft_model import NetworkConfig
 from training_data import TrainingData, load_fleet, open_fleet
 from training_loop import ForecastLoss, LossNotFiniteError, Plan, StopRequest, Training, TrainingStopped, slower
-from training_options import Hardware, duration_text, is_restarted
+from training_options import Hardware, duration_text, is_restarted, launch_name
 from training_origins import Origins, Split, split_origins
 from training_processes import DOCUMENT, Processes, ProcessLostError, end_quietly, process_lost
 from training_report import TrainingReport
-from training_runs import GRID, Run, interrupted_run
+from training_runs import GRID, Run, interrupted_run, restarted_run
 from training_scores import (
     describe_data,
     describe_hyperparameters,
@@ -198,12 +198,11 @@ def _train(
 
 def _find_run(models_dir: Path, settings: Settings, epochs: int, *, resume: bool) -> Run:
     """Which run to go on with, or a fresh one."""
-    if resume:
-        return interrupted_run(models_dir)
-    if is_restarted():  # by torchrun, because one of the processes had ended
-        with contextlib.suppress(TrainingError):
-            return interrupted_run(models_dir)
-    return Run.begin(models_dir, settings, epochs)
+    launch = launch_name()
+    run = restarted_run(models_dir, launch) if is_restarted() else None
+    if run is None:
+        run = interrupted_run(models_dir) if resume else Run.begin(models_dir, settings, epochs)
+    return replace(run, launch=launch)
 
 
 def _read(data_path: Path, run: Run, processes: Processes, report: TrainingReport) -> tuple[Run, TrainingData]:

@@ -60,12 +60,21 @@ def spare_busy_cores() -> None:
 
 def is_launched() -> bool:
     """Whether `torchrun` (or we, in its way) started this process as one of several."""
-    return "LOCAL_RANK" in os.environ and "WORLD_SIZE" in os.environ
+    return all(name in os.environ for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"))
 
 
 def is_restarted() -> bool:
     """Whether `torchrun --max-restarts` has started this process again after one of its group had ended."""
     return is_launched() and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+
+
+def launch_name() -> str:
+    """What `torchrun` calls this launch of its, restarts included; empty without, and where nobody gave it a name.
+
+    On one machine torchrun makes up a name that is used once; over several, `--rdzv-id` is one.
+    """
+    name = os.environ.get("TORCHELASTIC_RUN_ID", "none") if is_launched() else "none"
+    return "" if name == "none" else name
 
 
 def seconds_of(text: str) -> float:

@@ -44,6 +44,8 @@ TRAINING_SETTINGS = (
 
 _RUN_FILE = "run.json"
 _LOCK_FILE = "run.lock"
+_LOCK_FILE = "run.lock"
+_LOCK_FILE = "run.lock"
 _log = logging.getLogger(__name__)
 
 
@@ -64,6 +66,8 @@ class Run:
         Share of the planned learning rate to go on with.
     model : str, optional
         Name of the model folder that it became.
+    launch : str
+        What `torchrun` called the launch that was last at work on it; empty without torchrun.
     """
 
     folder: Path
@@ -72,6 +76,7 @@ class Run:
     fingerprint: str = ""
     rate: float = 1.0
     model: str | None = None
+    launch: str = ""
 
     @classmethod
     def begin(cls, models_dir: Path, settings: Settings, epochs: int) -> Run:
@@ -252,31 +257,69 @@ def interrupted_run(models_dir: Path) -> Run:
     TrainingError
         If there is none, or if it was begun by a version of this program whose models are others.
     """
-    for file in sorted((models_dir / RUNS).glob(f"*/{_RUN_FILE}"), reverse=True):
-        content = read_json(file)
-        if content.get("model") is not None:
-            continue
-        try:
-            kept = {key: content["settings"][key] for key in (*NETWORK_SETTINGS, *TRAINING_SETTINGS)}
-            run = Run(
-                file.parent,
-                int(content["epochs"]),
-                kept,
-                str(content["fingerprint"]),
-                min(max(float(content.get("rate", 1.0)), 1e-9), 1.0),
-            )
-        except (ValueError, KeyError, TypeError, OverflowError):
-            continue  # not a run of ours, or one that died while it was begun
-        differs = [key for key, value in _made_for().items() if content.get(key) != value]
-        if differs:
-            raise run.unusable(f"it was begun for {_tell(differs[0], content.get(differs[0]))}")
-        return run
+    for file, content in _noted(models_dir):
+        run = None if content.get("model") is not None else _run_of(file, content)
+        if run is not None:
+            return run
     raise TrainingError(
         f"There is no interrupted training in {models_dir / RUNS}.",
         why="--resume goes on where a training was stopped.",
         fix="Train anew without --resume, or name the right --models-dir.",
         document=DOCUMENT,
     )
+
+
+def restarted_run(models_dir: Path, launch: str) -> Run | None:
+    """Find the run that a launch of torchrun's was at work on before it was restarted; None if it had begun none.
+
+    Raises
+    ------
+    TrainingError
+        If that cannot be told, or if nothing is left to do: the run became a model, be it a rejected one.
+    """
+    if not launch:
+        raise TrainingError(
+            "torchrun has restarted the training, but which run it was at work on cannot be told.",
+            why="Several machines need a name for the launch; without one, another training could be taken for it.",
+            fix="Go on with --resume; give torchrun an --rdzv-id of its own if it is to restart by itself.",
+            document=DOCUMENT,
+        )
+    for file, content in _noted(models_dir):
+        if content.get("launch") == launch:
+            if content.get("model") is not None:
+                raise TrainingError(
+                    f"The training was restarted, but it had ended: the run {file.parent.name} became "
+                    f"{shorten(content['model'])}.",
+                    why="To learn the same once more would give the same model.",
+                    fix="See above why the command failed then; to train anew, give the command again.",
+                    document=DOCUMENT,
+                )
+            return _run_of(file, content)
+    return None
+
+
+def _noted(models_dir: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """What is written of each run, the newest first."""
+    for file in sorted((models_dir / RUNS).glob(f"*/{_RUN_FILE}"), reverse=True):
+        yield file, read_json(file)
+
+
+def _run_of(file: Path, content: dict[str, Any]) -> Run | None:
+    """The run that `run.json` tells of; None if it is none of ours."""
+    try:
+        run = Run(
+            file.parent,
+            int(content["epochs"]),
+            {key: content["settings"][key] for key in (*NETWORK_SETTINGS, *TRAINING_SETTINGS)},
+            str(content["fingerprint"]),
+            min(max(float(content.get("rate", 1.0)), 1e-9), 1.0),
+        )
+    except (ValueError, KeyError, TypeError, OverflowError):
+        return None
+    differs = [key for key, value in _made_for().items() if content.get(key) != value]
+    if differs:
+        raise run.unusable(f"it was begun for {_tell(differs[0], content.get(differs[0]))}")
+    return run
 
 
 def _tell(key: str, found: Any) -> str:

@@ -14,9 +14,7 @@ from torch.utils.data import IterableDataset
 
 from data_contract import TrainingError
 from tft_features import Augmentation, FeatureSpec, FleetTensors, Windows, gather_windows
-from training_origins import Origins, Split, split_origins
-
-__all__ = ["Origins", "Split", "WindowBatches", "split_origins"]
+from training_origins import Origins
 
 _VALIDATION, _TRAINING = 0, 1  # streams of random numbers
 

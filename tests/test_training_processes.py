@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from safetensors.torch import load_file
 from test_training_resume import HERE, SHAPE, run_training, the_run, weights_of
 
 from config import Settings
@@ -108,8 +107,6 @@ def test_torchrun_restarts_a_killed_training_which_goes_on_by_itself(
     assert "Going on in epoch 2, batch 1" in done.stderr
     assert len(list((tmp_path / "runs").iterdir())) == 1
     assert weights_of(tmp_path / "latest") == weights_of(in_two)
-    first, second = (load_file(folder / "model.safetensors") for folder in (in_two, tmp_path / "latest"))
-    assert first.keys() == second.keys()
 
 
 # ------------------------------------------------------------------------------------------------------------- hardware
@@ -139,13 +136,16 @@ def test_mixed_precision_learns_on_a_cpu(fleet_file: Path, settings: Settings, t
     folder = train(fleet_file, tmp_path, settings, epochs=1, hardware=Hardware("cpu", precision="bf16"))
     model = load_model(folder)
     assert model.info["hardware"]["precision"] == "bf16-mixed"
+    whole = load_model(train(fleet_file, tmp_path / "32", settings, epochs=1, hardware=Hardware("cpu"))).info
+    assert model.info["training_loss"] != whole["training_loss"]  # 8 bits of mantissa leave their mark
+    assert model.info["training_loss"] == pytest.approx(whole["training_loss"], rel=0.02)
     assert all(str(weight.dtype) == "torch.float32" for weight in model.network.state_dict().values())
 
 
 def test_devices_that_contradict_torchrun_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setenv("LOCAL_RANK", "0")
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    there = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+    for name, value in {**there, "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
     with pytest.raises(TrainingError, match="--devices 3 contradicts torchrun, which started 2"):
         Processes(Hardware("cpu", devices=3))
 

@@ -27,7 +27,7 @@ from model_folder import load_model
 from tft_trainer import train
 from training_checkpoints import load_checkpoint, save_checkpoint
 from training_loop import LossNotFiniteError
-from training_runs import Run, interrupted_run
+from training_runs import Run, interrupted_run, restarted_run
 
 HERE = Path(__file__).parent
 SHAPE = ("hidden_size", "attention_heads", "encoder_steps", "batch_size", "windows_per_epoch", "validation_windows")
@@ -255,6 +255,31 @@ def test_a_run_that_is_at_work_elsewhere_is_left_alone_and_so_is_its_grid(
             assert grid.is_file()
         assert grid.is_file()
     assert not grid.parent.exists()
+
+
+def test_a_restart_goes_on_with_the_run_of_its_own_launch_alone(
+    begun: Path, fleet_file: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short = settings.model_copy(update={"windows_per_epoch": 64, "validation_windows": 32})
+    launched = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+    for name, value in {**launched, "TORCHELASTIC_RESTART_COUNT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    older = the_run(begun)
+    with pytest.raises(TrainingError, match="cannot be told"):  # nobody gave the launch a name
+        train(fleet_file, begun, short, epochs=1)
+
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "this launch")
+    train(fleet_file, begun, short, epochs=1)
+    notes = {run: json.loads((run / "run.json").read_text()) for run in (begun / "runs").iterdir()}
+    assert len(notes) == 2 and notes.pop(older)["model"] is None
+    ((own, note),) = notes.items()
+    assert note["launch"] == "this launch" and note["model"] is not None
+    with pytest.raises(TrainingError, match=r"had ended: the run .* became"):  # rejected or not
+        train(fleet_file, begun, short, epochs=1)
+    Run(own, 1, note["settings"], note["fingerprint"], launch="this launch").note()
+    found = restarted_run(begun, "this launch")
+    assert found is not None and found.folder == own
+    assert interrupted_run(begun).folder == own  # the newest
 
 
 def test_what_a_killed_training_has_read_is_removed_by_the_next_one(begun: Path, settings: Settings) -> None:
