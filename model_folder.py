@@ -234,8 +234,12 @@ def _size_faults(spec: FeatureSpec, network: NetworkConfig, encoder: ServerEncod
         yield f"{MODEL_CONFIG}: server_ids are not those of {SERVER_MAPPING}: {shorten(strange or 'some come twice')}"
 
 
-def weight_faults(expected: dict[str, Tensor], found: dict[str, Tensor]) -> list[str]:
+def weight_faults(expected: dict[str, Tensor], found: Any) -> list[str]:
     """What keeps weights from being those of a network: keys, shapes, dtypes, values that are not finite."""
+    if not isinstance(found, dict) or not all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in found.items()
+    ):
+        return ["the weights are not tensors by name"]
     faults = []
     missing, foreign = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
     if missing:

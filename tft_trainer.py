@@ -162,9 +162,11 @@ def _train(
             console = None
             held.enter_context(stop.listening())  # from the first moment on: the first process decides what happens
 
-        run = processes.together(lambda: _find_run(models_dir, settings, epochs, resume=resume))
+        found = processes.together(lambda: _find_run(models_dir, settings, epochs, resume=resume).told())
+        run = Run.heard(found)
         if processes.is_first:
             held.enter_context(run.at_work())
+        run = run.on(processes.device.type, processes.precision)
         if run.fingerprint:  # begun before: as it was, whatever is set now
             settings = run.apply_to(settings)
         run, data = _read(data_path, run, processes, TrainingReport(console, run.epochs, 0))
@@ -172,7 +174,7 @@ def _train(
         torch.manual_seed(settings.seed)
         learner = ForecastLoss(lesson.spec, lesson.network, lesson.usual_spread)
         batches, validation = lesson.batches(settings, processes.rank, processes.ranks)
-        processes.together(run.note)  # from here on it can be gone on with
+        processes.together(lambda: run.note().told())  # from here on it can be gone on with
         report = TrainingReport(console, run.epochs, len(batches))
         plan = Plan(
             epochs=run.epochs,
@@ -209,15 +211,15 @@ def _read(data_path: Path, run: Run, processes: Processes, report: TrainingRepor
     """Let the first process average the data onto the grid, and all map it."""
     folder = run.folder / GRID
 
-    def read() -> Run:
+    def read() -> str:
         try:
             fingerprint = load_fleet(data_path, folder, report.reading).fingerprint
         finally:
             report.close()
         run.insist_on_data(fingerprint)
-        return replace(run, fingerprint=fingerprint)
+        return fingerprint
 
-    known = processes.together(read)
+    known = replace(run, fingerprint=processes.together(read))
     return known, processes.each(lambda: open_fleet(folder))
 
 
@@ -263,14 +265,15 @@ class _Session:
                 training.slow_down(self.run.rate)
                 return
             state = self.run.load(path)
-            faults = weight_faults(training.learner.network.state_dict(), state.get("weights", {}))
-            if faults:
-                raise self.run.unusable(f"{path.name} does not fit the network ({faults[0]})")
             try:
-                training.load_state(state, self.run.rate)
-                self._earlier = float(state["seconds"])
+                faults = weight_faults(training.learner.network.state_dict(), state["weights"])
+                if not faults:
+                    training.load_state(state, self.run.rate)
+                    self._earlier = float(state["seconds"])
             except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
                 raise self.run.unusable(f"{path.name} does not hold what it should ({error!r})") from error
+            if faults:
+                raise self.run.unusable(f"{path.name} does not fit the network ({faults[0]})")
 
         processes.each(load)
 
@@ -330,8 +333,12 @@ def _make_model(
 ) -> Path:
     """Turn the best weights into a model folder, if they pass the quality gate."""
     run, records = session.run, training.progress.records
-    weights = run.best_weights()
+    best = min(records, key=lambda record: record.val_loss)
+    weights = run.best_weights(best.epoch, best.val_loss)
     network = training.learner.network.cpu()
+    faults = weight_faults(network.state_dict(), weights)
+    if faults:
+        raise run.unusable(f"the weights of its best epoch do not fit the network ({faults[0]})")
     network.load_state_dict(weights)
     network.eval()
     quality = judge_quality(records)
@@ -341,7 +348,9 @@ def _make_model(
     info = {
         "created_at": iso_z(created.replace(microsecond=0)),
         "data": describe_data(lesson.data, lesson.split),
-        "hyperparameters": describe_hyperparameters(lesson.network, lesson.spec, settings, run.epochs),
+        "hyperparameters": describe_hyperparameters(
+            lesson.network, lesson.spec, settings, run.epochs, training.progress.rate
+        ),
         **describe_losses(records),
         "quality": quality,
         "validation": validation_scores(network, lesson.spec, validation),

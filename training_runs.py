@@ -68,6 +68,8 @@ class Run:
         Name of the model folder that it became.
     launch : str
         What `torchrun` called the launch that was last at work on it; empty without torchrun.
+    device, precision : str
+        On what it computes, and how; empty until that is known.
     """
 
     folder: Path
@@ -77,6 +79,8 @@ class Run:
     rate: float = 1.0
     model: str | None = None
     launch: str = ""
+    device: str = ""
+    precision: str = ""
 
     @classmethod
     def begin(cls, models_dir: Path, settings: Settings, epochs: int) -> Run:
@@ -90,6 +94,15 @@ class Run:
         content = {key: value for key, value in asdict(run).items() if key != "folder"}
         write_json(self.folder / _RUN_FILE, {**_made_for(), **content})
         return run
+
+    def told(self) -> dict[str, Any]:
+        """The run as JSON, for the other processes that are at work on it."""
+        return {**asdict(self), "folder": str(self.folder)}
+
+    @classmethod
+    def heard(cls, told: dict[str, Any]) -> Run:
+        """Inverse of `told`."""
+        return cls(**{**told, "folder": Path(told["folder"])})
 
     def apply_to(self, settings: Settings) -> Settings:
         """Settings as the run was begun, whatever is set now.
@@ -128,6 +141,26 @@ class Run:
                 fix="Give the same --data again, or train anew without --resume.",
                 document=DOCUMENT,
             )
+
+    def on(self, device: str, precision: str) -> Run:
+        """The run on this kind of device, in this precision (`32-true`, `bf16-mixed`, `16-mixed`).
+
+        Raises
+        ------
+        TrainingError
+            If it was begun on another one, or in another precision.
+        """
+        if (self.device or device, self.precision or precision) != (device, precision):
+            raise TrainingError(
+                f"The run {self.folder.name} was begun on {self.device} in {self.precision}, "
+                f"and this would be {device} in {precision}.",
+                why="Optimiser and weights are laid out for one kind of device and one precision; elsewhere the "
+                "training would not go on as it began.",
+                fix=f"Give --accelerator {self.device} --precision {self.precision.partition('-')[0]}, or train anew "
+                "without --resume.",
+                document=DOCUMENT,
+            )
+        return replace(self, device=device, precision=precision)
 
     # ------------------------------------------------------------------------------------------------------ checkpoints
     def save(self, state: dict[str, Any], names: tuple[str, ...]) -> None:
@@ -179,9 +212,36 @@ class Run:
         self.insist_on_data(state.get("fingerprint", "none"))
         return state
 
-    def best_weights(self) -> Any:
-        """Weights of the epoch with the lowest validation loss."""
-        return self.load(self._checkpoint("best"))["weights"]
+    def best_weights(self, epoch: int, val_loss: float) -> Any:
+        """Weights of the epoch with the lowest validation loss.
+
+        `best` may be of an epoch that was learned again after a crash and then went another way: what a checkpoint says
+        of itself decides.
+
+        Raises
+        ------
+        TrainingError
+            If no checkpoint holds them.
+        """
+        reasons = []
+        for name in ("best", f"epoch-{epoch}", "last"):
+            try:
+                state = self.load(self._checkpoint(name))
+                progress = state["progress"]
+                newest = progress["records"][-1]
+                of = newest["epoch"], newest["val_loss"], progress["epoch"], progress["batch"]
+                if of == (epoch, val_loss, epoch, 0):
+                    return state["weights"]
+                reasons.append(f"{name}{CHECKPOINT_SUFFIX} is of another state")
+            except (TrainingError, LookupError, TypeError):  # told below: for `best`, removing it would help nobody
+                reasons.append(f"{name}{CHECKPOINT_SUFFIX} is missing or damaged")
+        raise TrainingError(
+            f"No checkpoint of the run {self.folder.name} holds the weights of its best epoch, {epoch}: "
+            f"{', '.join(reasons)}.",
+            why="The model is made of exactly those weights whose losses are told beside it.",
+            fix=f"Restore best{CHECKPOINT_SUFFIX} of that run from a backup and give --resume; or train anew.",
+            document=DOCUMENT,
+        )
 
     # ---------------------------------------------------------------------------------------------------------- at work
     @contextlib.contextmanager
@@ -313,6 +373,8 @@ def _run_of(file: Path, content: dict[str, Any]) -> Run | None:
             {key: content["settings"][key] for key in (*NETWORK_SETTINGS, *TRAINING_SETTINGS)},
             str(content["fingerprint"]),
             min(max(float(content.get("rate", 1.0)), 1e-9), 1.0),
+            device=str(content.get("device", ""))[:20],
+            precision=str(content.get("precision", ""))[:20],
         )
     except (ValueError, KeyError, TypeError, OverflowError):
         return None

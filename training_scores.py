@@ -113,9 +113,9 @@ def describe_data(data: TrainingData, split: Split) -> dict[str, Any]:
 
 
 def describe_hyperparameters(
-    network: NetworkConfig, spec: FeatureSpec, settings: Settings, epochs: int
+    network: NetworkConfig, spec: FeatureSpec, settings: Settings, epochs: int, rate: float
 ) -> dict[str, Any]:
-    """Tell with which sizes and rates."""
+    """Tell with which sizes and rates; `rate` is the share of the learning rate that was used in the end."""
     return {
         **network.as_dict(),
         "encoder_steps": spec.encoder_steps,
@@ -124,6 +124,7 @@ def describe_hyperparameters(
         "epochs": epochs,
         "augmentation": asdict(Augmentation()),
         **{key: getattr(settings, key) for key in TRAINING_SETTINGS},
+        "learning_rate_share": rate,
     }
 
 
