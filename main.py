@@ -561,7 +561,7 @@ def train(
     ] = "auto",
     strategy: Annotated[
         Literal["auto", "ddp"],
-        typer.Option(help="How processes share a batch: ddp, which auto is, too, where there are several."),
+        typer.Option(help="Several processes always share their batches by ddp; ddp refuses to train in only one."),
     ] = "auto",
     seed: Annotated[
         int | None, typer.Option(min=0, help="Seed of everything random.", show_default="setting seed")
@@ -579,7 +579,7 @@ def train(
         max_seconds = None if max_time is None else seconds_of(max_time)
     except ValueError as error:
         raise typer.BadParameter(f"{error}.", param_hint="--max-time") from None
-    if devices != "auto" and not (devices.isdecimal() and 1 <= int(devices[:4]) <= 1024):
+    if devices != "auto" and not (devices.isdecimal() and len(devices) <= 4 and 1 <= int(devices) <= 1024):
         raise typer.BadParameter(f"{devices!r} is neither auto nor a number from 1 to 1024.", param_hint="--devices")
     hardware = Hardware(accelerator, None if devices == "auto" else int(devices), strategy, precision)
     flags = {"data_dir": data, "models_dir": models_dir, "seed": seed}

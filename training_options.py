@@ -37,7 +37,7 @@ class Hardware:
     devices : int, optional
         Processes on this machine, one per device; None is one, or what `torchrun` says.
     strategy : str
-        `ddp` shares every batch among the processes; `auto` is that where there are several.
+        Several processes always share every batch by DDP; `ddp` refuses to be one process alone.
     precision : str
         `auto` is mixed precision on a GPU, and 32 bits elsewhere, where less would be slower.
     """

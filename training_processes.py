@@ -7,6 +7,7 @@ first process alone reads data, writes files and speaks to people. Knows nothing
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import signal
@@ -33,6 +34,7 @@ DOCUMENT = "Docs/TRAINING.md"
 
 # Longest wait for another process, while the first one reads the data; one that died is noticed at once.
 _PATIENCE = timedelta(hours=6)
+_ARRIVAL = timedelta(minutes=5)  # for all processes to be started, on the slowest of file systems
 _DRAIN_SECONDS = 0.1  # for gloo's threads to let go of what they have done
 _LAST_WORDS_SECONDS = 10  # for the other processes to end by themselves
 
@@ -51,17 +53,9 @@ class Processes:
     """
 
     def __init__(self, hardware: Hardware) -> None:
-        accelerator = _accelerator(hardware.accelerator)
-        self.precision = _precision(hardware.precision, accelerator)
         here, self.ranks = _counts(hardware)
+        accelerator, self.precision = _chosen(hardware, here, shared=self.ranks > 1)
         shared = self.ranks > 1
-        if shared and accelerator == "mps":
-            raise TrainingError(
-                "Several processes cannot share Apple's MPS.",
-                why="There is one such device, and no way for processes to exchange gradients on it.",
-                fix="Train in one process, or give --accelerator cpu.",
-                document=DOCUMENT,
-            )
         strategy: Any = DDPStrategy(timeout=_PATIENCE, broadcast_buffers=False) if shared else "auto"
         with _quiet_lightning(), _others_may_end():
             if shared:
@@ -123,20 +117,21 @@ class Processes:
         return [float(value) for value in total]
 
     def together(self, work: Callable[[], Result]) -> Result:
-        """Let the first process do something and give its result to all; if it fails there, all end."""
+        """Let the first process do something and give its result to all; if it fails there, all end.
+
+        The result is one that JSON can hold: what came as a pickle could run code.
+        """
         if self.ranks == 1:
             return work()
-        outcome: list[Any] = [None]
+        text = ""
         failure: BaseException | None = None
         if self.is_first:
             try:
-                outcome = [work()]
+                text = json.dumps(work())
             except BaseException as error:  # noqa: BLE001  # Ctrl-C, too: the others must not wait for ever
                 failure = error
         self._unless_any(failure)
-        with _others_may_end():
-            torch.distributed.broadcast_object_list(outcome)
-        result: Result = outcome[0]
+        result: Result = json.loads(self._texts(text)[0])
         return result
 
     def each(self, work: Callable[[], Result]) -> Result:
@@ -155,9 +150,7 @@ class Processes:
 
     def _unless_any(self, failure: BaseException | None) -> None:
         """End all processes if one of them has failed."""
-        told: list[str | None] = [None] * self.ranks
-        with _others_may_end():
-            torch.distributed.all_gather_object(told, None if failure is None else str(failure) or repr(failure))
+        told = self._texts("" if failure is None else str(failure) or repr(failure))
         if not any(told):
             return
         if failure is not None and self.is_first:
@@ -171,6 +164,18 @@ class Processes:
             fix="With several machines, let --models-dir be on a file system that all of them share.",
             document=DOCUMENT,
         )
+
+    def _texts(self, own: str) -> list[str]:
+        """What each process has to say, by rank."""
+        content = torch.frombuffer(bytearray(own.encode() or b" "), dtype=torch.uint8).to(self.device)
+        own_size = len(own.encode())
+        sizes = [int(size) for size in self.sums(*(own_size * (rank == self.rank) for rank in range(self.ranks)))]
+        padded = torch.zeros(max(1, *sizes), dtype=torch.uint8, device=self.device)
+        padded[:own_size] = content[:own_size]
+        found = [torch.empty_like(padded) for _ in sizes]
+        with _others_may_end():
+            torch.distributed.all_gather(found, padded)
+        return [bytes(each[:size].tolist()).decode() for each, size in zip(found, sizes, strict=True)]
 
     def leave_unless_first(self, code: int) -> None:
         """End this process quietly, unless it is the first one."""
@@ -242,6 +247,27 @@ def process_lost() -> TrainingError:
 
 
 # ------------------------------------------------------------------------------------------------------------- hardware
+def _chosen(hardware: Hardware, here: int, *, shared: bool) -> tuple[str, str]:
+    """Accelerator and precision for so many processes on this machine, if it has what they need."""
+    accelerator = _accelerator(hardware.accelerator)
+    precision = _precision(hardware.precision, accelerator)
+    if shared and accelerator == "mps":
+        raise TrainingError(
+            "Several processes cannot share Apple's MPS.",
+            why="There is one such device, and no way for processes to exchange gradients on it.",
+            fix="Train in one process, or give --accelerator cpu.",
+            document=DOCUMENT,
+        )
+    if accelerator == "cuda" and here > torch.cuda.device_count():
+        raise TrainingError(
+            f"{here} processes on this machine need as many GPUs, and torch finds {torch.cuda.device_count()}.",
+            why="Each process computes on a GPU of its own.",
+            fix="Start as many processes as there are GPUs (see CUDA_VISIBLE_DEVICES), or give --accelerator cpu.",
+            document=DOCUMENT,
+        )
+    return accelerator, precision
+
+
 def _accelerator(wanted: str) -> str:
     """Name of what there is to compute on."""
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
@@ -289,6 +315,13 @@ def _counts(hardware: Hardware) -> tuple[int, int]:
                 f"`torchrun --nproc_per_node {hardware.devices} tft_trainer.py`.",
                 document=DOCUMENT,
             )
+        if hardware.strategy == "ddp":
+            raise TrainingError(
+                "--strategy ddp is for several processes, and this is only one.",
+                why="The training was meant to be shared, and alone it would take longer than expected.",
+                fix="Give --devices 2 or more, or use torchrun; or leave --strategy out.",
+                document=DOCUMENT,
+            )
         return 1, 1
     ranks = int(os.environ["WORLD_SIZE"])
     here = int(os.environ.get("LOCAL_WORLD_SIZE", ranks))
@@ -309,7 +342,7 @@ def _join(accelerator: str, machines: int) -> None:
     wait for them in vain (https://github.com/pytorch/pytorch/issues/135712), so on one machine each restart has its
     own part of the store. Over several machines, the restarts are not counted in the same way.
     """
-    store, rank, ranks = next(rendezvous("env://", timeout=_PATIENCE))
+    store, rank, ranks = next(rendezvous("env://", timeout=_ARRIVAL))
     if machines == 1:
         restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         store = PrefixStore(f"restart_{restart}", store)
@@ -349,11 +382,24 @@ def launched(hardware: Hardware) -> Iterator[None]:
     """Start the other processes of `--devices N`: this very command once more each; this one is the first.
 
     Under `torchrun`, which has started them, and for one process it does nothing.
+
+    Raises
+    ------
+    TrainingError
+        If the hardware is not there, or a process cannot be started; those that were are ended then.
     """
     count = hardware.devices or 1
     if count == 1 or is_launched():
         yield
         return
+    cores = max(2, os.cpu_count() or 1)  # two can be tried anywhere
+    if _chosen(hardware, count, shared=True)[0] == "cpu" and count > cores:
+        raise TrainingError(
+            f"{count} processes were asked for, and this machine has {os.cpu_count()} cores.",
+            why="More processes than cores only wait for one another, each with its own copy of all that is loaded.",
+            fix=f"Give --devices {cores} or fewer; one process with all cores is usually the fastest.",
+            document=DOCUMENT,
+        )
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -368,13 +414,23 @@ def launched(hardware: Hardware) -> Iterator[None]:
     }
     before = dict(os.environ)
     command = [sys.executable, *sys.orig_argv[1:]]
-    others = [
-        subprocess.Popen(command, env=before | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)})  # noqa: S603
-        for rank in range(1, count)
-    ]
-    os.environ.update(shared | {"RANK": "0", "LOCAL_RANK": "0"})
-    torch.set_num_threads(int(shared["OMP_NUM_THREADS"]))
+    others: list[subprocess.Popen[bytes]] = []
     try:
+        for rank in range(1, count):
+            told = before | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            try:
+                others.append(subprocess.Popen(command, env=told))  # noqa: S603
+            except OSError as error:
+                for other in others:
+                    other.kill()  # they would wait for it
+                raise TrainingError(
+                    f"Process {rank} of {count} cannot be started: {error.strerror or error}.",
+                    why="All processes must be there to share the batches; those that were started are ended.",
+                    fix="Give fewer --devices, or see what limits the number of processes here (`ulimit -u`).",
+                    document=DOCUMENT,
+                ) from error
+        os.environ.update(shared | {"RANK": "0", "LOCAL_RANK": "0"})
+        torch.set_num_threads(int(shared["OMP_NUM_THREADS"]))
         yield
     finally:
         os.environ.clear()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 from test_training_resume import HERE, SHAPE, run_training, the_run, weights_of
 
 from config import Settings
@@ -16,7 +18,7 @@ from model_folder import load_model
 from tft_trainer import train
 from training_checkpoints import load_checkpoint
 from training_options import Hardware, duration_text, seconds_of
-from training_processes import Processes
+from training_processes import Processes, launched
 
 TWO = ("--devices", "2", "--accelerator", "cpu", "--epochs", "2")
 
@@ -117,13 +119,12 @@ def test_torchrun_restarts_a_killed_training_which_goes_on_by_itself(
         (Hardware(accelerator="gpu"), "--accelerator gpu cannot be used"),
         (Hardware(accelerator="cpu", precision="16"), "--precision 16 cannot be used on cpu"),
         (Hardware(accelerator="cpu", devices=2), "torchrun --nproc_per_node 2"),
+        (Hardware(accelerator="cpu", strategy="ddp"), "--strategy ddp is for several processes"),
     ],
 )
 def test_hardware_that_is_not_there_is_refused_before_anything_is_written(
     hardware: Hardware, told: str, fleet_file: Path, settings: Settings, tmp_path: Path
 ) -> None:
-    import torch
-
     if torch.cuda.is_available() and "cpu" not in told and hardware.devices is None:
         pytest.skip("there is a GPU")
     with pytest.raises(TrainingError) as caught:
@@ -150,6 +151,43 @@ def test_devices_that_contradict_torchrun_are_refused(monkeypatch: pytest.Monkey
         Processes(Hardware("cpu", devices=3))
 
 
+def test_more_processes_than_cores_or_gpus_are_refused_before_any_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subprocess, "Popen", None)
+    with (
+        pytest.raises(TrainingError, match="1000 processes were asked for, and this machine has"),
+        launched(Hardware("cpu", devices=1000)),
+    ):
+        pass
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: False)
+    with (
+        pytest.raises(TrainingError, match="2 processes on this machine need as many GPUs, and torch finds 1"),
+        launched(Hardware("cuda", devices=2, precision="32")),
+    ):
+        pass
+
+
+def test_where_a_process_cannot_be_started_those_that_were_are_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    start, started = subprocess.Popen, []
+
+    def start_one(command: list[str], **more: object) -> subprocess.Popen[bytes]:
+        if started:
+            raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+        started.append(start([sys.executable, "-c", "import time; time.sleep(600)"], **more))
+        return started[0]
+
+    monkeypatch.setattr(subprocess, "Popen", start_one)
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    with (
+        pytest.raises(TrainingError, match="Process 2 of 3 cannot be started: Resource temp"),
+        launched(Hardware("cpu", devices=3)),
+    ):
+        pass
+    assert started[0].returncode is not None
+    assert "RANK" not in os.environ
+
+
 def test_times_are_read_as_people_write_them() -> None:
     assert [seconds_of(text) for text in ("90s", "10m", "2h", "1h30m", "0.5")] == [90, 600, 7200, 5400, 30]
     for wrong in ("", "0s", "5x", "30m1h", "-3m", "inf", "1e9"):
@@ -165,7 +203,8 @@ def test_times_are_read_as_people_write_them() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [("--max-time", "soon"), ("--devices", "0"), ("--devices", "many"), ("--precision", "8")]
+    "options",
+    [("--max-time", "soon"), ("--devices", "0"), ("--devices", "10240"), ("--devices", "many"), ("--precision", "8")],
 )
 def test_wrong_options_are_usage_errors(options: tuple[str, str]) -> None:
     done = subprocess.run(
