@@ -313,8 +313,9 @@ class Training:
         what = [f"{metric} {value}" for metric, value in sums.items() if not math.isfinite(value)] or ["their sum"]
         if gradient is not None:  # of the metrics together, so it can only be told which of them is likely to blame
             largest = max(sums, key=lambda metric: sums[metric])
-            what = [f"its gradient is {gradient}, while {largest} has the largest loss of the batch"]
-        raise LossNotFiniteError(self.progress.epoch + 1, self.progress.batch + 1, what)
+            what = [f"{gradient}, while {largest} has the largest loss of that batch"]
+        of = "loss" if gradient is None else "gradient of the loss"
+        raise LossNotFiniteError(self.progress.epoch + 1, self.progress.batch + 1, what, of)
 
     def _validate(self) -> float:
         """Loss over the validation windows."""
@@ -439,15 +440,15 @@ class TrainingStopped(Exception):  # noqa: N818  # no error: the user asked for 
 class LossNotFiniteError(Exception):
     """The loss or gradient of a batch, or the validation loss where `batch` is None, is not a number or infinite."""
 
-    def __init__(self, epoch: int, batch: int | None, what: list[str]) -> None:
-        super().__init__(epoch, batch, what)
-        self.epoch, self.batch, self.what = epoch, batch, what
+    def __init__(self, epoch: int, batch: int | None, what: list[str], of: str = "loss") -> None:
+        super().__init__(epoch, batch, what, of)
+        self.epoch, self.batch, self.what, self.of = epoch, batch, what, of
 
     def told(self, kept: str) -> ProductError:
         """What a person is told; `kept` says which checkpoint there is to go on from."""
         where = f"epoch {self.epoch}" + ("'s validation" if self.batch is None else f", batch {self.batch}")
         return TrainingError(
-            f"The loss is not finite any more, in {where}: {', '.join(self.what)}.",
+            f"The {self.of} is not finite any more, in {where}: {', '.join(self.what)}.",
             why=f"Weights that are not finite forecast nothing. {kept}",
             fix=f"--resume goes on from there with {_SLOWER:g} times the learning rate; or train anew with a smaller "
             "TFT_LEARNING_RATE.",
