@@ -179,13 +179,18 @@ def _interrupts_wait() -> Iterator[None]:
 
 @contextlib.contextmanager
 def ended_by_signals() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP (a closed terminal) end the block as Ctrl-C does: by KeyboardInterrupt."""
+    """Let SIGTERM and SIGHUP (a closed terminal) end the block as Ctrl-C does: by KeyboardInterrupt, with their name.
+
+    Under `nohup`, which has SIGHUP ignored, it stays so.
+    """
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        del number, frame
-        raise KeyboardInterrupt
+        del frame
+        raise KeyboardInterrupt(signal.Signals(number).name)
 
-    before = _handlers(interrupt, "SIGINT", "SIGTERM", "SIGHUP")
+    hangup = getattr(signal, "SIGHUP", None)
+    is_deaf = hangup is not None and signal.getsignal(hangup) == signal.SIG_IGN
+    before = _handlers(interrupt, "SIGINT", "SIGTERM", *(() if is_deaf else ("SIGHUP",)))
     try:
         yield
     finally:

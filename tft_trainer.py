@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import time
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -20,6 +21,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from child_processes import ended_by_signals
 from common_utils import iso_z, utc_now
 from config import Settings
 from data_contract import ProductError, TrainingError
@@ -30,7 +32,7 @@ from tft_features import Augmentation, FeatureSpec, FleetTensors, mean_root_spre
 from tft_model import NetworkConfig
 from training_data import TrainingData, load_fleet, open_fleet
 from training_loop import ForecastLoss, LossNotFiniteError, Plan, StopRequest, Training, TrainingStopped, slower
-from training_options import Hardware, duration_text, is_restarted, launch_name
+from training_options import Hardware, duration_text, is_launched, is_restarted, launch_name
 from training_origins import Origins, Split, split_origins
 from training_processes import DOCUMENT, Processes, ProcessLostError, end_quietly, process_lost
 from training_report import TrainingReport
@@ -123,21 +125,34 @@ def train(
         If there is too little history, the loss is not finite, the disk is full, the data changed since the run to
         resume, the model fails the quality gate, the hardware is not there, or the training was interrupted.
     """
-    is_first = os.environ.get("RANK", "0") == "0"
+    is_first = not is_launched() or os.environ["RANK"] == "0"
+    is_told = False  # by the first process, which has met the same error
     try:
-        return _train(data_path, models_dir, settings, epochs, resume, max_seconds, hardware or Hardware(), console)
+        with ended_by_signals(), contextlib.closing(Processes(hardware or Hardware())) as processes:
+            is_told = True
+            return _train(data_path, models_dir, settings, epochs, resume, max_seconds, processes, console)
     except ProcessLostError:
         failure: ProductError = process_lost()
     except ProductError as error:  # some of ours are OSErrors, too
         failure = error
+    except KeyboardInterrupt as error:
+        failure = TrainingError(
+            f"The training was stopped by {error.args[0] if error.args else 'SIGINT'}, not at the end of a batch.",
+            why="No model was made of it; what the last checkpoint holds is kept, if there was one.",
+            fix="Go on with the same command and --resume; if that finds no interrupted training, without it.",
+            document=DOCUMENT,
+        )
     except OSError as error:
+        is_told = False
         failure = TrainingError(
             f"The training cannot write to {models_dir}: {error.strerror or error}.",
             why="Checkpoints, the record of the losses and the model are kept there; what stands there is whole.",
             fix="Free some space, mend the permissions or choose another --models-dir; --resume goes on where it can.",
             document=DOCUMENT,
         )
-    if not is_first:  # the first process says it
+    if not is_first:
+        if not is_told:
+            print(f"Error in process {os.environ['RANK']}: {failure}", file=sys.stderr)
         end_quietly(1)
     raise failure
 
@@ -149,15 +164,13 @@ def _train(
     epochs: int,
     resume: bool,
     max_seconds: float | None,
-    hardware: Hardware,
+    processes: Processes,
     console: Console | None,
 ) -> Path:
-    """Train, without the telling of disk trouble and of lost processes."""
+    """Train, without the telling of disk trouble, of signals and of lost processes."""
     started = time.monotonic()
     stop = StopRequest(max_seconds)
     with contextlib.ExitStack() as held:
-        processes = Processes(hardware)
-        held.callback(processes.close)
         if not processes.is_first:
             console = None
             held.enter_context(stop.listening())  # from the first moment on: the first process decides what happens

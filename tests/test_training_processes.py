@@ -151,6 +151,21 @@ def test_devices_that_contradict_torchrun_are_refused(monkeypatch: pytest.Monkey
         Processes(Hardware("cpu", devices=3))
 
 
+def test_a_process_that_cannot_join_says_why_itself(fleet_file: Path, settings: Settings, tmp_path: Path) -> None:
+    second = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+    done = run_training(fleet_file, tmp_path, settings, "--accelerator", "cpu", "--precision", "16", **second)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "Error in process 1: --precision 16 cannot be used on cpu" in done.stderr
+
+
+def test_a_rank_without_a_launcher_ends_no_interpreter(
+    fleet_file: Path, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(TrainingError, match="--precision 16"):
+        train(fleet_file, tmp_path, settings, hardware=Hardware("cpu", precision="16"))
+
+
 def test_more_processes_than_cores_or_gpus_are_refused_before_any_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subprocess, "Popen", None)
     with (

@@ -103,6 +103,22 @@ def test_a_training_stopped_in_an_epoch_and_in_validation_ends_with_the_very_sam
 
 
 @pytest.mark.slow
+def test_a_signal_before_and_after_learning_is_told_and_leaves_no_grid_behind(
+    fleet_file: Path, settings: Settings, tmp_path: Path
+) -> None:
+    # While the time is estimated, and while the model is judged.
+    moments = ("validation:0:0:SIGTERM", "validation:2:0:SIGHUP")
+    for moment in moments:
+        name = moment.rpartition(":")[2]
+        models = tmp_path / name
+        stopped = run_training(fleet_file, models, settings, "--epochs", "1", at=(moment,))
+        assert stopped.returncode == 1 and "Traceback" not in stopped.stderr, stopped.stderr
+        assert f"stopped by {name}" in stopped.stderr and "--resume" in stopped.stderr
+        assert not (the_run(models) / "grid").exists() and not (models / "latest").exists()
+    assert train(fleet_file, models, settings, resume=True).is_dir()
+
+
+@pytest.mark.slow
 def test_a_killed_training_loses_only_what_lies_since_the_last_checkpoint(
     fleet_file: Path, tiny_model_dir: Path, settings: Settings, tmp_path: Path
 ) -> None:
