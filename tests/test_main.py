@@ -92,7 +92,10 @@ def test_help_of_every_command_shows_examples_and_a_document_that_exists(command
         ("import", "--preset --mapping --out_dir --json --list-presets"),
         ("export", "--out --format --server --since --until --json"),
         ("validate", "--model-dir --strict --json"),
-        ("train", "--data --epochs --models-dir --resume --preset --max-time --precision --accelerator --devices --strategy --json"),
+        (
+            "train",
+            "--data --epochs --models-dir --resume --preset --max-time --precision --accelerator --devices --strategy --json",
+        ),
         ("predict", "--model-dir --data --server --json --out"),
         ("serve", "--daemon --host --port --model-dir --data --history-dir"),
         ("dashboard", "--port --daemon-url"),
