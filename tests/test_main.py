@@ -94,8 +94,10 @@ def test_help_of_every_command_shows_examples_and_a_document_that_exists(command
         ("validate", "--model-dir --strict --json"),
         (
             "train",
-            "--data --epochs --models-dir --resume --preset --max-time --json "
-            "--precision --accelerator --devices --strategy",
+            (
+                "--data --epochs --models-dir --resume --preset --max-time --json "
+                "--precision --accelerator --devices --strategy"
+            ),
         ),
         ("predict", "--model-dir --data --server --json --out"),
         ("serve", "--daemon --host --port --model-dir --data --history-dir"),
