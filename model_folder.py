@@ -134,7 +134,9 @@ def load_model(model_dir: str | os.PathLike[str]) -> LoadedModel:
         If a file is missing or damaged, if the folder was made for another contract or by another feature pipeline, or
         if the weights do not fit the network to the last key, shape and dtype.
     """
-    folder = Path(model_dir).resolve()  # `latest` may move while the files are read
+    folder = Path(model_dir)
+    if folder.is_dir():  # else it is told by the name that was given
+        folder = folder.resolve()  # `latest` may move while the files are read
     huge = [
         f"{name} is larger than {_MAX_JSON_MB} MB" for name in _JSON_FILES if _is_larger(folder / name, _MAX_JSON_MB)
     ]

@@ -39,6 +39,7 @@ IMPORTS = (
     "markupsafe",
     "numpy",
     "pandas",
+    "PIL",
     "plotly",
     "pyarrow",
     "pydantic",
