@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,7 @@ import pytest
 
 from config import Settings, load_settings
 from contract_parquet import open_writer
-from data_contract import PROFILE, SERVER_NAME, STATE, TIMESTAMP, profile_for_name
+from data_contract import PROFILE, SERVER_NAME, STATE, TIMESTAMP, TrainingError, profile_for_name
 
 FLEET = ("ppdb001", "ppetl001", "ppgen001", "ppml0001", "ppweb001", "ppweb002")
 FLEET_END = datetime(2026, 3, 4, tzinfo=timezone.utc)
@@ -92,3 +93,25 @@ def tiny_model_dir(fleet_file: Path, settings: Settings, tmp_path_factory: pytes
     from tft_trainer import train
 
     return train(fleet_file, tmp_path_factory.mktemp("models"), settings, epochs=2)
+
+
+@pytest.fixture
+def begun(fleet_file: Path, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A models folder with a run that ended after its first epoch, when its second state was to be kept."""
+    from tft_trainer import train
+    from training_runs import Run
+
+    short = settings.model_copy(update={"windows_per_epoch": 64, "validation_windows": 32})
+    save = Run.save
+    saved: list[tuple[str, ...]] = []
+
+    def save_once(self: Run, state: dict[str, Any], names: tuple[str, ...]) -> None:
+        if saved:
+            raise TrainingError("enough", why="", fix="")
+        saved.append(names)
+        save(self, state, names)
+
+    with monkeypatch.context() as patched, pytest.raises(TrainingError, match="enough"):
+        patched.setattr(Run, "save", save_once)
+        train(fleet_file, tmp_path, short, epochs=2)
+    return tmp_path

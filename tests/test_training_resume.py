@@ -198,24 +198,6 @@ def test_a_disk_full_at_epoch_7_keeps_what_was_saved_and_the_training_goes_on_on
 
 
 # ----------------------------------------------------------------------------------------------- what cannot be resumed
-@pytest.fixture
-def begun(fleet_file: Path, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A models folder with a run that ended after its first epoch."""
-    short = settings.model_copy(update={"windows_per_epoch": 64, "validation_windows": 32})
-    save, saved = Run.save, []
-
-    def save_once(self: Run, state: dict, names: tuple[str, ...]) -> None:
-        if saved:
-            raise TrainingError("enough", why="", fix="")
-        saved.append(names)
-        save(self, state, names)
-
-    with monkeypatch.context() as patched, pytest.raises(TrainingError, match="enough"):
-        patched.setattr(Run, "save", save_once)
-        train(fleet_file, tmp_path, short, epochs=2)
-    return tmp_path
-
-
 def test_a_run_of_another_contract_or_model_version_or_with_other_inputs_is_refused_by_name(
     begun: Path, fleet_file: Path, settings: Settings
 ) -> None:

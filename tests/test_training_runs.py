@@ -78,32 +78,19 @@ def test_a_run_goes_on_only_on_the_kind_of_device_and_in_the_precision_that_it_w
 
 
 @pytest.fixture
-def begun(fleet_file: Path, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Folder of a run that ended when its second state was to be kept."""
-    short = settings.model_copy(update={"windows_per_epoch": 64, "validation_windows": 32})
-    save = Run.save
-    saved: list[tuple[str, ...]] = []
-
-    def save_once(self: Run, state: dict[str, Any], names: tuple[str, ...]) -> None:
-        if saved:
-            raise TrainingError("enough", why="", fix="")
-        saved.append(names)
-        save(self, state, names)
-
-    with monkeypatch.context() as patched, pytest.raises(TrainingError, match="enough"):
-        patched.setattr(Run, "save", save_once)
-        train(fleet_file, tmp_path, short, epochs=2)
-    (folder,) = (tmp_path / "runs").iterdir()
+def run_folder(begun: Path) -> Path:
+    """Folder of the run that ended early."""
+    (folder,) = (begun / "runs").iterdir()
     return folder
 
 
 def test_device_and_precision_are_noted_and_others_refused_on_resume(
-    begun: Path, fleet_file: Path, settings: Settings, tmp_path: Path
+    run_folder: Path, fleet_file: Path, settings: Settings, tmp_path: Path
 ) -> None:
-    content = json.loads((begun / "run.json").read_text())
+    content = json.loads((run_folder / "run.json").read_text())
     assert (content["device"], content["precision"]) == ("cpu", "32-true")
     for change in ({"device": "cuda"}, {"precision": "bf16-mixed"}):
-        (begun / "run.json").write_text(json.dumps({**content, **change}))
+        (run_folder / "run.json").write_text(json.dumps({**content, **change}))
         with pytest.raises(TrainingError, match="was begun on"):
             train(fleet_file, tmp_path, settings, resume=True)
 
@@ -111,18 +98,18 @@ def test_device_and_precision_are_noted_and_others_refused_on_resume(
 # ------------------------------------------------------------------------------------------------ checkpoints by others
 @pytest.mark.parametrize("weights", [[1, 2], "none", None, {"w": "text"}, {1: torch.zeros(1)}])
 def test_a_checkpoint_whose_weights_are_none_is_refused(
-    weights: Any, begun: Path, fleet_file: Path, settings: Settings, tmp_path: Path
+    weights: Any, run_folder: Path, fleet_file: Path, settings: Settings, tmp_path: Path
 ) -> None:
-    last = begun / "last.safetensors"
+    last = run_folder / "last.safetensors"
     save_checkpoint({**load_checkpoint(last), "weights": weights}, last)
     with pytest.raises(TrainingError, match="cannot be resumed"):
         train(fleet_file, tmp_path, settings, resume=True)
 
 
 def test_a_checkpoint_whose_learning_rate_is_zero_is_refused(
-    begun: Path, fleet_file: Path, settings: Settings, tmp_path: Path
+    run_folder: Path, fleet_file: Path, settings: Settings, tmp_path: Path
 ) -> None:
-    last = begun / "last.safetensors"
+    last = run_folder / "last.safetensors"
     content = load_checkpoint(last)
     save_checkpoint({**content, "progress": {**content["progress"], "rate": 0.0}}, last)
     with pytest.raises(TrainingError, match=r"cannot be resumed.*share of the learning rate"):
@@ -130,10 +117,10 @@ def test_a_checkpoint_whose_learning_rate_is_zero_is_refused(
 
 
 def test_the_model_tells_the_share_of_the_learning_rate_that_it_learned_with(
-    begun: Path, fleet_file: Path, settings: Settings, tmp_path: Path
+    run_folder: Path, fleet_file: Path, settings: Settings, tmp_path: Path
 ) -> None:
-    content = json.loads((begun / "run.json").read_text())
-    (begun / "run.json").write_text(json.dumps({**content, "rate": 0.1}))
+    content = json.loads((run_folder / "run.json").read_text())
+    (run_folder / "run.json").write_text(json.dumps({**content, "rate": 0.1}))
     folder = train(fleet_file, tmp_path, settings, resume=True)
     told = json.loads((folder / "training_info.json").read_text())["hyperparameters"]
     assert told["learning_rate_share"] == 0.1 and told["learning_rate"] == settings.learning_rate
