@@ -27,7 +27,7 @@ from data_contract import (
 )
 from grid_averages import N_METRICS, STEP_MICROSECONDS, GridAverages
 
-__all__ = ["DAY_STEPS", "N_METRICS", "FleetGrid", "GridRows", "RollingGrid", "step_of", "time_of"]
+__all__ = ["DAY_STEPS", "N_METRICS", "FleetGrid", "GridRows", "RollingGrid", "microseconds_of", "step_of", "time_of"]
 
 STEP_SECONDS = STEP_MINUTES * 60
 DAY_STEPS = 24 * 60 // STEP_MINUTES
@@ -73,7 +73,7 @@ class GridRows:
     @classmethod
     def of(cls, frame: pd.DataFrame, place_of: Mapping[str, int]) -> GridRows:
         """Read contract rows; `place_of` gives each server's number."""
-        instants = _microseconds(frame[TIMESTAMP])
+        instants = microseconds_of(frame[TIMESTAMP])
         values = [frame[column].to_numpy(dtype=np.float64, na_value=np.nan) for column in METRIC_COLUMNS]
         return cls(
             servers=_places(frame[SERVER_NAME], place_of),
@@ -87,7 +87,7 @@ class GridRows:
         return GridRows(self.servers[kept], self.steps[kept], self.instants[kept], self.values[kept], self.states[kept])
 
 
-def _microseconds(timestamps: pd.Series) -> npt.NDArray[np.int64]:
+def microseconds_of(timestamps: pd.Series) -> npt.NDArray[np.int64]:
     """Microseconds since 1970 of each timestamp, whatever its resolution; naive times are UTC."""
     if timestamps.dt.tz is not None:
         timestamps = timestamps.dt.tz_convert("UTC").dt.tz_localize(None)
@@ -170,7 +170,7 @@ class FleetGrid:
         profile_of = _profiles_by_server(frame)
         names = tuple(sorted(profile_of))
         place_of = {name: place for place, name in enumerate(names)}
-        steps = _microseconds(frame[TIMESTAMP]) // STEP_MICROSECONDS
+        steps = microseconds_of(frame[TIMESTAMP]) // STEP_MICROSECONDS
         first, last = int(steps.min()), int(steps.max())
         n_steps = last - first + 1
         if len(names) * n_steps > MAX_GRID_CELLS:

@@ -522,6 +522,7 @@ def validate(
     "python main.py train --data ./training/ --preset production",
     "python main.py train --preset quick --max-time 2m",
     "python main.py train --resume",
+    "python main.py train --until 2026-02-01 --hold-out-servers 0.2",
     "python main.py train --devices 2 --accelerator cpu",
     "torchrun --nproc_per_node 2 tft_trainer.py --data ./training/ --strategy ddp",
 )
@@ -566,13 +567,25 @@ def train(
     seed: Annotated[
         int | None, typer.Option(min=0, help="Seed of everything random.", show_default="setting seed")
     ] = None,
+    until: Annotated[
+        datetime | None,
+        typer.Option(
+            metavar="TIME", formats=TIME_FORMATS, help="See only rows before then, UTC: later ones can judge the model."
+        ),
+    ] = None,
+    hold_out_servers: Annotated[
+        float,
+        typer.Option(
+            "--hold-out-servers", min=0, max=0.5, help="Share of the servers not to see: they can judge the model."
+        ),
+    ] = 0.0,
     as_json: Json = False,
 ) -> None:
     """Learn from contract data: a model folder, to which `models/latest` points.
 
     Ctrl-C and SIGTERM stop it after the batch, with exit code 1, and `--resume` goes on there as if nothing had been.
     """
-    from training_options import TRAIN_PRESETS, Hardware, seconds_of, spare_busy_cores
+    from training_options import TRAIN_PRESETS, Hardware, Restrictions, seconds_of, spare_busy_cores
 
     spare_busy_cores()
     try:
@@ -600,6 +613,7 @@ def train(
             resume=resume,
             max_seconds=max_seconds,
             hardware=hardware,
+            restrictions=Restrictions(until, hold_out_servers),
             console=None if as_json else Console(stderr=True),
         )
     if as_json:

@@ -13,8 +13,10 @@ import contextlib
 import os
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,7 @@ from tft_features import Augmentation, FeatureSpec, FleetTensors, mean_root_spre
 from tft_model import NetworkConfig
 from training_data import TrainingData, load_fleet, open_fleet
 from training_loop import ForecastLoss, LossNotFiniteError, Plan, StopRequest, Training, TrainingStopped, slower
-from training_options import Hardware, duration_text, is_launched, is_restarted, launch_name
+from training_options import Hardware, Restrictions, duration_text, is_launched, is_restarted, launch_name
 from training_origins import Origins, Split, split_origins
 from training_processes import DOCUMENT, Processes, ProcessLostError, end_quietly, process_lost
 from training_report import TrainingReport
@@ -91,6 +93,7 @@ def train(
     resume: bool = False,
     max_seconds: float | None = None,
     hardware: Hardware | None = None,
+    restrictions: Restrictions | None = None,
     console: Console | None = None,
 ) -> Path:
     """Learn from contract data and save a model folder, to which `models/latest` then points.
@@ -109,6 +112,8 @@ def train(
         End after so long with the best weights so far.
     hardware : Hardware, optional
         What to run on; a GPU if there is one, without.
+    restrictions : Restrictions, optional
+        What of the data is not seen by anything here: rows from a time on, and some of the servers.
     console : Console, optional
         Where to report progress; silent without.
 
@@ -122,15 +127,17 @@ def train(
     DataFileError, ContractError
         If the data cannot be read or breaks the contract.
     TrainingError
-        If there is too little history, the loss is not finite, the disk is full, the data changed since the run to
-        resume, the model fails the quality gate, the hardware is not there, or the training was interrupted.
+        If there is too little history, the loss is not finite, the disk is full, the data or the restrictions are not
+        those of the run to resume, the model fails the quality gate, the hardware is not there, or the training was
+        interrupted.
     """
     is_first = not is_launched() or os.environ["RANK"] == "0"
     is_told = False  # by the first process, which has met the same error
     try:
         with ended_by_signals(), contextlib.closing(Processes(hardware or Hardware())) as processes:
             is_told = True
-            return _train(data_path, models_dir, settings, epochs, resume, max_seconds, processes, console)
+            run = partial(_find_run, models_dir, settings, epochs, restrictions, resume=resume)
+            return _train(data_path, models_dir, settings, run, max_seconds, processes, console)
     except ProcessLostError:
         failure: ProductError = process_lost()
     except ProductError as error:  # some of ours are OSErrors, too
@@ -161,8 +168,7 @@ def _train(
     data_path: Path,
     models_dir: Path,
     settings: Settings,
-    epochs: int,
-    resume: bool,
+    find_run: Callable[[], Run],
     max_seconds: float | None,
     processes: Processes,
     console: Console | None,
@@ -175,7 +181,7 @@ def _train(
             console = None
             held.enter_context(stop.listening())  # from the first moment on: the first process decides what happens
 
-        found = processes.together(lambda: _find_run(models_dir, settings, epochs, resume=resume).told())
+        found = processes.together(lambda: find_run().told())
         run = Run.heard(found)
         if processes.is_first:
             held.enter_context(run.at_work())
@@ -211,12 +217,15 @@ def _train(
         return _make_model(models_dir, session, lesson, training, settings, processes)
 
 
-def _find_run(models_dir: Path, settings: Settings, epochs: int, *, resume: bool) -> Run:
+def _find_run(
+    models_dir: Path, settings: Settings, epochs: int, restrictions: Restrictions | None, *, resume: bool
+) -> Run:
     """Which run to go on with, or a fresh one."""
     launch = launch_name()
     run = restarted_run(models_dir, launch) if is_restarted() else None
     if run is None:
-        run = interrupted_run(models_dir) if resume else Run.begin(models_dir, settings, epochs)
+        run = interrupted_run(models_dir) if resume else Run.begin(models_dir, settings, epochs, restrictions)
+    run.insist_on_restrictions(restrictions)
     return replace(run, launch=launch)
 
 
@@ -226,7 +235,7 @@ def _read(data_path: Path, run: Run, processes: Processes, report: TrainingRepor
 
     def read() -> str:
         try:
-            fingerprint = load_fleet(data_path, folder, report.reading).fingerprint
+            fingerprint = load_fleet(data_path, folder, report.reading, run.restrictions).fingerprint
         finally:
             report.close()
         run.insist_on_data(fingerprint)
@@ -322,8 +331,10 @@ def _introduce(
     begin, middle, end = (
         f"{time_of(grid.first_step + column):%Y-%m-%d %H:%M}" for column in (0, lesson.split.train_end, grid.n_steps)
     )
+    unseen = lesson.data.held_out
     report.say(
         f"Learning from {grid.n_servers} servers, {begin} to {middle} UTC; the rest, to {end}, judges. "
+        f"{f'{len(unseen)} more servers are held out. ' if unseen else ''}"
         f"Up to {plan.epochs} epochs of {training.windows:,} windows."
     )
     expected = training.expected_seconds()

@@ -5,7 +5,8 @@
     open_fleet(Path("models/runs/…/fleet"))       # the same in another process
 
 Files are read in pieces, at least twice: to judge them, then to average them, as many steps at a time as fit into
-memory. What is kept in memory grows neither with the rows nor with the steps. Knows nothing of windows or tensors.
+memory. What is kept in memory grows neither with the rows nor with the steps. What a training may not see, later rows
+and held-out servers, does not reach the grid. Knows nothing of windows or tensors.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import math
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -25,10 +26,20 @@ import numpy.typing as npt
 
 from common_utils import write_json, written_together
 from contract_parquet import iter_frames
-from data_contract import REQUIRED_COLUMNS, ContractError, DataFileError, ProductError, TrainingError
+from data_contract import (
+    REQUIRED_COLUMNS,
+    SERVER_NAME,
+    TIMESTAMP,
+    ContractError,
+    DataFileError,
+    ProductError,
+    TrainingError,
+    shorten,
+)
 from data_validator import Progress, judge_valid
-from fleet_grid import MAX_GRID_CELLS, FleetGrid, GridRows, step_of
+from fleet_grid import MAX_GRID_CELLS, FleetGrid, GridRows, microseconds_of, step_of, time_of
 from grid_averages import BYTES_PER_CELL, N_METRICS, STEP_MICROSECONDS, GridAverages
+from training_options import Restrictions, held_out_servers
 
 VALUES_FILE = "values.npy"
 STATES_FILE = "states.npy"
@@ -39,6 +50,7 @@ _CELL_BYTES = 4 * N_METRICS + 1  # on disk
 _CELLS_AT_ONCE = 600_000_000 // (BYTES_PER_CELL + _CELL_BYTES)  # servers × steps that are averaged at a time, in 600 MB
 _EMPTY_CELLS_PER_ROW = 50  # in a grid too large for memory: more say that a clock was wrong
 _READ_BYTES = 1 << 22
+_UNHEARD_OF, _HELD_OUT = -1, -2  # places of servers that are not in the grid
 
 
 @dataclass(frozen=True)
@@ -54,14 +66,22 @@ class TrainingData:
         however it is cut into files; rows in another order may differ from it by the rounding of an average.
     rows : int
         Rows that were averaged.
+    restrictions : Restrictions
+        What was kept from the grid.
+    held_out : tuple of str
+        Servers that were.
     """
 
     grid: FleetGrid
     fingerprint: str
     rows: int
+    restrictions: Restrictions = field(default_factory=Restrictions)
+    held_out: tuple[str, ...] = ()
 
 
-def load_fleet(data_path: Path, folder: Path, progress: Progress | None = None) -> TrainingData:
+def load_fleet(
+    data_path: Path, folder: Path, progress: Progress | None = None, restrictions: Restrictions | None = None
+) -> TrainingData:
     """Validate contract data strictly, average it onto the 5-minute grid and keep that in a folder.
 
     The files appear in the folder together when all of them are complete, or not at all; earlier ones are replaced.
@@ -74,24 +94,28 @@ def load_fleet(data_path: Path, folder: Path, progress: Progress | None = None) 
         Where to keep the grid; 17 bytes per server and 5 minutes.
     progress : callable, optional
         Called with the rows done and the rows in all; half of a row's work is to judge it, half to average it.
+    restrictions : Restrictions, optional
+        What is kept from the grid. All rows are judged all the same; all of them make up the fleet from which servers
+        are held out.
 
     Raises
     ------
     DataFileError, ContractError
         If the data cannot be read or breaks the contract, or if its time range is absurd for the number of rows.
     TrainingError
-        If the grid cannot be written, or if the disk has not enough room for it.
+        If the grid cannot be written, if the disk has not enough room for it, or if nothing is left by the
+        restrictions, or no server can be held out.
     """
+    restrictions = restrictions or Restrictions()
     report, profile_of = judge_valid(data_path, None if progress is None else _half(progress, 0))
-    names = tuple(sorted(profile_of))
-    if report.start is None or report.end is None or not names:  # no rows: judged as such before
+    if report.start is None or report.end is None or not profile_of:  # no rows: judged as such before
         raise ContractError.from_findings(str(data_path), ["there are no rows"])
     first = step_of(report.start)
-    grid = _Target(names, tuple(profile_of[name] for name in names), first, step_of(report.end) + 1 - first)
+    grid = _permitted(data_path, profile_of, first, step_of(report.end) + 1, report.rows, restrictions)
     if grid.cells > MAX_GRID_CELLS and grid.cells > _EMPTY_CELLS_PER_ROW * report.rows:
         raise ContractError(
-            f"{len(names):,} servers from {report.start:%Y-%m-%d} to {report.end:%Y-%m-%d} are {grid.cells:,} cells of "
-            f"5 minutes, with {report.rows:,} rows in them.",
+            f"{len(grid.names):,} servers from {report.start:%Y-%m-%d} to {time_of(first + grid.n_steps):%Y-%m-%d} are "
+            f"{grid.cells:,} cells of 5 minutes, with {report.rows:,} rows in them.",
             why="Every server has one cell per 5 minutes of the whole time range; a clock that was once wrong "
             "stretches it over years.",
             fix="Remove the rows with wrong times, or use a shorter time range.",
@@ -100,12 +124,13 @@ def load_fleet(data_path: Path, folder: Path, progress: Progress | None = None) 
         free = shutil.disk_usage(aside).free
         if free < grid.cells * _CELL_BYTES:
             raise _no_room(folder, grid.cells * _CELL_BYTES, free)
-        averaged = _average(data_path, grid, aside, report.rows, None if progress is None else _half(progress, 1))
-        if averaged != report.rows:
+        passed, averaged = _average(data_path, grid, aside, None if progress is None else _half(progress, 1))
+        if passed != grid.rows:
             raise _changed(data_path)
         description = {"names": grid.names, "profiles": grid.profiles, "first_step": grid.first_step}
         fingerprint = _fingerprint(description, [aside / VALUES_FILE, aside / STATES_FILE])
-        content = {"format": _FORMAT, **description, "rows": report.rows, "fingerprint": fingerprint}
+        content = {"format": _FORMAT, **description, "rows": averaged, "fingerprint": fingerprint}
+        content |= {"restrictions": restrictions.as_dict(), "held_out": grid.held_out}
         write_json(aside / FLEET_FILE, content)
     return open_fleet(folder)
 
@@ -131,7 +156,9 @@ def open_fleet(folder: Path) -> TrainingData:
         if not fits or values.dtype != np.float32 or states.dtype != np.int8:
             raise ValueError("its parts do not fit together")
         grid = FleetGrid(names, profiles, int(content["first_step"]), values, states)
-        return TrainingData(grid, str(content["fingerprint"]), int(content["rows"]))
+        restrictions = Restrictions.from_dict(content["restrictions"])
+        held_out = tuple(str(name) for name in content["held_out"])
+        return TrainingData(grid, str(content["fingerprint"]), int(content["rows"]), restrictions, held_out)
     except (OSError, ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
         raise TrainingError(
             f"The averaged data in {folder} cannot be used: {error}.",
@@ -142,24 +169,68 @@ def open_fleet(folder: Path) -> TrainingData:
 
 @dataclass(frozen=True)
 class _Target:
-    """The grid that is to be made."""
+    """The grid that is to be made: which servers and steps are in it, and how many rows its time has."""
 
     names: tuple[str, ...]
     profiles: tuple[str, ...]
     first_step: int
     n_steps: int
+    rows: int
+    held_out: tuple[str, ...] = ()
 
     @property
     def cells(self) -> int:
         return len(self.names) * self.n_steps
 
 
-def _average(data_path: Path, grid: _Target, folder: Path, rows_in_all: int, progress: Progress | None) -> int:
-    """Write the averages and states of all rows; returns how many rows there were."""
+def _permitted(
+    data_path: Path, profile_of: dict[str, str], first: int, end: int, rows: int, restrictions: Restrictions
+) -> _Target:
+    """Grid of what may be seen of a fleet that has rows from the step `first` to before `end`."""
+    names, held_out = frozenset(profile_of), held_out_servers(profile_of, restrictions.hold_out)
+    if restrictions.hold_out > 0 and not held_out:
+        raise TrainingError(
+            f"No server can be held out of {len(names)} of the profiles {shorten(sorted(set(profile_of.values())))}.",
+            why="At least one server of each profile must be learned from, or its role would be unknown altogether.",
+            fix="Leave --hold-out-servers out, or bring more servers of a profile.",
+            document="Docs/TRAINING.md",
+        )
+    if restrictions.until is not None and step_of(restrictions.until) < end:
+        end = step_of(restrictions.until)
+        names, rows = _seen_before(data_path, end)
+    names -= held_out
+    if not names:
+        raise TrainingError(
+            f"No server that may be learned from has a row before {time_of(end):%Y-%m-%d %H:%M} UTC.",
+            why="By --until and --hold-out-servers, nothing is left to learn from.",
+            fix=f"Give a later --until (the data begins at {time_of(first):%Y-%m-%d %H:%M} UTC), or leave it out.",
+            document="Docs/TRAINING.md",
+        )
+    kept = tuple(sorted(names))
+    return _Target(kept, tuple(profile_of[name] for name in kept), first, end - first, rows, tuple(sorted(held_out)))
+
+
+def _seen_before(data_path: Path, end: int) -> tuple[frozenset[str], int]:
+    """Servers that have a row before a step, and how many rows there are; no other server may become known."""
+    names: set[str] = set()
+    rows = 0
+    bound = end * STEP_MICROSECONDS
+    for frame in iter_frames(data_path, (TIMESTAMP, SERVER_NAME), period=(-(2**62), bound)):
+        before = microseconds_of(frame[TIMESTAMP]) < bound
+        names.update(map(str, frame.loc[before, SERVER_NAME].unique()))
+        rows += int(before.sum())
+    return frozenset(names), rows
+
+
+def _average(data_path: Path, grid: _Target, folder: Path, progress: Progress | None) -> tuple[int, int]:
+    """Write the averages and states of all rows of the grid's time; returns how many there were, and are in the grid.
+
+    Held-out servers have rows of that time, too.
+    """
     n_servers = len(grid.names)
-    place_of = {name: place for place, name in enumerate(grid.names)}
+    place_of = {name: place for place, name in enumerate(grid.names)} | dict.fromkeys(grid.held_out, _HELD_OUT)
     width = max(1, _CELLS_AT_ONCE // n_servers)
-    done = 0
+    done = averaged = 0
     with (
         _ArrayFile(folder / VALUES_FILE, (n_servers, grid.n_steps, N_METRICS), np.dtype(np.float32)) as values,
         _ArrayFile(folder / STATES_FILE, (n_servers, grid.n_steps), np.dtype(np.int8)) as states,
@@ -168,21 +239,25 @@ def _average(data_path: Path, grid: _Target, folder: Path, rows_in_all: int, pro
             right = min(left + width, grid.n_steps)
             averages = GridAverages(n_servers, right - left)
             period = ((grid.first_step + left) * STEP_MICROSECONDS, (grid.first_step + right) * STEP_MICROSECONDS)
-            for frame in iter_frames(data_path, REQUIRED_COLUMNS, period=period if width < grid.n_steps else None):
+            for frame in iter_frames(data_path, REQUIRED_COLUMNS, period=period):
                 rows = GridRows.of(frame, place_of)
                 steps = rows.steps - grid.first_step
-                if (rows.servers < 0).any() or (steps < 0).any() or (steps >= grid.n_steps).any():
-                    raise _changed(data_path)
                 inside = (steps >= left) & (steps < right)
                 if not inside.all():
                     rows, steps = rows[inside], steps[inside]
-                averages.add(rows.servers, steps - left, rows.instants, rows.values, rows.states)
+                if (rows.servers == _UNHEARD_OF).any():
+                    raise _changed(data_path)
                 done += len(steps)
+                if grid.held_out:
+                    seen = rows.servers >= 0
+                    rows, steps = rows[seen], steps[seen]
+                averages.add(rows.servers, steps - left, rows.instants, rows.values, rows.states)
+                averaged += len(steps)
                 if progress is not None:
-                    progress(min(done, rows_in_all), rows_in_all)
+                    progress(min(done, grid.rows), grid.rows)
             values.write_steps(left, averages.means())
             states.write_steps(left, averages.states)
-    return done
+    return done, averaged
 
 
 class _ArrayFile:

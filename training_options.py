@@ -1,4 +1,4 @@
-"""What can be chosen for one training: how long it may take, on which hardware, in how many processes.
+"""What can be chosen for one training: how long it may take, what it may see, on which hardware, in how many processes.
 
 What is worth keeping from one training to the next is a setting (`config.py`). Importing this loads no torch, so that
 `--help` stays quick.
@@ -6,10 +6,16 @@ What is worth keeping from one training to the next is a setting (`config.py`). 
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from datetime import datetime, timezone
+from typing import Any, Literal
+
+from common_utils import iso_z
+from data_contract import TrainingError
 
 # Epochs: at least 5 are viable, 10 usual, 20 and more for production. A quick training has smaller ones, so that its
 # learning-rate schedule runs to its end within two minutes on two cores; windows that the settings name win.
@@ -46,6 +52,97 @@ class Hardware:
     devices: int | None = None
     strategy: Strategy = "auto"
     precision: Precision = "auto"
+
+
+MOST_HELD_OUT = 0.5  # share of the servers
+
+
+@dataclass(frozen=True)
+class Restrictions:
+    """What of the data a training may not see, so that its model can be judged there.
+
+    Attributes
+    ----------
+    until : datetime, optional
+        Rows from this time on are not seen; nor are earlier rows of the 5 minutes that it falls in.
+    hold_out : float
+        Share of the servers that are not seen.
+    """
+
+    until: datetime | None = None
+    hold_out: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.hold_out <= MOST_HELD_OUT:
+            raise TrainingError(
+                f"A share of {self.hold_out} of the servers cannot be held out.",
+                why="A model learns from the others, and it needs at least half of a fleet to know its roles.",
+                fix=f"Give a share from 0 to {MOST_HELD_OUT}; 0.2 is usual.",
+                document="Docs/TRAINING.md",
+            )
+        if self.until is not None:
+            object.__setattr__(self, "until", _as_utc(self.until))
+
+    def __bool__(self) -> bool:
+        return self.until is not None or self.hold_out > 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON form."""
+        return {"until": None if self.until is None else iso_z(self.until), "hold_out": self.hold_out}
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> Restrictions:
+        """Inverse of `as_dict`; KeyError, TypeError or ValueError on anything else, TrainingError on a wrong share."""
+        until = content["until"]
+        return cls(None if until is None else _moment(str(until)), float(content["hold_out"]))
+
+    def __str__(self) -> str:
+        parts = [] if self.until is None else [f"--until {iso_z(self.until)}"]
+        parts += [f"--hold-out-servers {self.hold_out:g}"] if self.hold_out > 0 else []
+        return " ".join(parts) or "no restrictions"
+
+
+def _moment(text: str) -> datetime:
+    return _as_utc(datetime.fromisoformat(text.removesuffix("Z")))
+
+
+def _as_utc(moment: datetime) -> datetime:
+    return moment.replace(tzinfo=timezone.utc) if moment.tzinfo is None else moment.astimezone(timezone.utc)
+
+
+def held_out_servers(profile_of: Mapping[str, str], share: float) -> frozenset[str]:
+    """Choose the servers that a model shall not see: by the hash of their names, and from the profiles alike.
+
+    The same fleet gives the same choice on any machine. Every profile gives its share (largest remainders first), and
+    keeps at least one server, from which its role can be learned. Where that allows it, at least one is held out.
+
+    Parameters
+    ----------
+    profile_of : mapping
+        Profile of each server by its name.
+    share : float
+        Of the servers, from 0 to 0.5.
+    """
+    by_profile: dict[str, list[str]] = {}
+    for name, profile in profile_of.items():
+        by_profile.setdefault(profile, []).append(name)
+    if share <= 0:
+        return frozenset()
+    wanted = max(1, round(share * len(profile_of)))
+    quota = {profile: share * len(names) for profile, names in by_profile.items()}
+    count = {profile: min(int(quota[profile]), len(names) - 1) for profile, names in by_profile.items()}
+    rest = sorted(by_profile, key=lambda profile: (-(quota[profile] - int(quota[profile])), _hash(profile)))
+    for profile in rest:
+        if sum(count.values()) < wanted and count[profile] + 1 < len(by_profile[profile]):
+            count[profile] += 1
+    return frozenset(
+        name for profile, names in by_profile.items() for name in sorted(names, key=_hash)[: count[profile]]
+    )
+
+
+def _hash(name: str) -> str:
+    """SHA-256 of a name, and not of the name alone: server ids are made of that, and share nothing with the choice."""
+    return hashlib.sha256(f"held out: {name}".encode()).hexdigest()
 
 
 def spare_busy_cores() -> None:
@@ -119,6 +216,10 @@ def duration_text(seconds: float) -> str:
 
 
 def _self_check() -> None:
+    fleet = {f"ppweb{number:03d}": "web_api" for number in range(10)} | {"ppdb001": "database"}
+    chosen = held_out_servers(fleet, 0.2)
+    assert len(chosen) == 2 and chosen == held_out_servers(dict(sorted(fleet.items(), reverse=True)), 0.2)
+    assert Restrictions.from_dict(Restrictions(hold_out=0.2).as_dict()) == Restrictions(hold_out=0.2)
     assert [seconds_of(text) for text in ("90s", "10m", "2h", "1h 30m", "2")] == [90, 600, 7200, 5400, 120]
     for wrong in ("", "0", "m", "10x", "-5m", "30m1h", "nan"):
         try:

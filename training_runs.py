@@ -24,6 +24,7 @@ from data_contract import CONTRACT_VERSION, MODEL_VERSION, ConfigurationError, T
 from loss_curve import draw_losses
 from model_inputs import input_names
 from training_checkpoints import CHECKPOINT_SUFFIX, load_checkpoint, save_checkpoint
+from training_options import Restrictions
 
 RUNS = "runs"
 GRID = "grid"
@@ -43,8 +44,6 @@ TRAINING_SETTINGS = (
 )
 
 _RUN_FILE = "run.json"
-_LOCK_FILE = "run.lock"
-_LOCK_FILE = "run.lock"
 _LOCK_FILE = "run.lock"
 _log = logging.getLogger(__name__)
 
@@ -70,6 +69,9 @@ class Run:
         What `torchrun` called the launch that was last at work on it; empty without torchrun.
     device, precision : str
         On what it computes, and how; empty until that is known.
+    until : str, optional
+    hold_out : float
+        What it may not see of the data: `training_options.Restrictions` as JSON.
     """
 
     folder: Path
@@ -81,12 +83,37 @@ class Run:
     launch: str = ""
     device: str = ""
     precision: str = ""
+    until: str | None = None
+    hold_out: float = 0.0
 
     @classmethod
-    def begin(cls, models_dir: Path, settings: Settings, epochs: int) -> Run:
+    def begin(cls, models_dir: Path, settings: Settings, epochs: int, restrictions: Restrictions | None = None) -> Run:
         """A fresh one; nothing is written yet."""
         kept = {key: getattr(settings, key) for key in (*NETWORK_SETTINGS, *TRAINING_SETTINGS)}
-        return cls(models_dir / RUNS / f"{utc_now():%Y%m%d_%H%M%S_%f}", epochs, kept)
+        unseen = (restrictions or Restrictions()).as_dict()
+        return cls(models_dir / RUNS / f"{utc_now():%Y%m%d_%H%M%S_%f}", epochs, kept, **unseen)
+
+    @property
+    def restrictions(self) -> Restrictions:
+        """What it may not see of the data."""
+        return Restrictions.from_dict({"until": self.until, "hold_out": self.hold_out})
+
+    def insist_on_restrictions(self, restrictions: Restrictions | None) -> None:
+        """Refuse others than the run was begun with; None, where nobody said any, are its own.
+
+        Raises
+        ------
+        TrainingError
+            If they differ.
+        """
+        if restrictions and restrictions != self.restrictions:
+            raise TrainingError(
+                f"The run {self.folder.name} was begun with {self.restrictions}, and this would be {restrictions}.",
+                why="It has learned from what it was allowed to see; what it has not seen cannot be changed any more.",
+                fix="Leave --until and --hold-out-servers out, which goes on as it began, or train anew without "
+                "--resume.",
+                document=DOCUMENT,
+            )
 
     def note(self, **changes: Any) -> Run:
         """Write down what the run was begun with, and what has changed."""
@@ -375,8 +402,9 @@ def _run_of(file: Path, content: dict[str, Any]) -> Run | None:
             min(max(float(content.get("rate", 1.0)), 1e-9), 1.0),
             device=str(content.get("device", ""))[:20],
             precision=str(content.get("precision", ""))[:20],
+            **Restrictions.from_dict({"until": content.get("until"), "hold_out": content.get("hold_out", 0)}).as_dict(),
         )
-    except (ValueError, KeyError, TypeError, OverflowError):
+    except (ValueError, KeyError, TypeError, OverflowError, TrainingError):
         return None
     differs = [key for key, value in _made_for().items() if content.get(key) != value]
     if differs:

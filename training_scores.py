@@ -105,6 +105,7 @@ def describe_data(data: TrainingData, split: Split) -> dict[str, Any]:
         "validation_start": iso_z(time_of(grid.first_step + split.train_end)),
         "servers": grid.n_servers,
         "servers_by_profile": {profile: grid.profiles.count(profile) for profile in sorted(set(grid.profiles))},
+        "unseen": {**data.restrictions.as_dict(), "held_out_servers": list(data.held_out)},
         "share_by_state": {
             state: round(int(count) / known, 6) for state, count in zip(VALID_STATES, seen[1:], strict=True) if count
         },

@@ -96,7 +96,7 @@ def test_help_of_every_command_shows_examples_and_a_document_that_exists(command
             "train",
             (
                 "--data --epochs --models-dir --resume --preset --max-time --json "
-                "--precision --accelerator --devices --strategy"
+                "--precision --accelerator --devices --strategy --until --hold-out-servers"
             ),
         ),
         ("predict", "--model-dir --data --server --json --out"),

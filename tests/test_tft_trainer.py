@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from conftest import FLEET, make_fleet, write_fleet
@@ -40,6 +41,7 @@ from model_folder import load_model
 from tft_trainer import train
 from training_checkpoints import load_checkpoint, save_checkpoint
 from training_loop import EpochRecord
+from training_options import Restrictions
 from training_runs import Run
 from training_scores import judge_quality
 
@@ -100,6 +102,26 @@ def test_a_metric_that_is_missing_throughout_is_learned_around(settings: Setting
     file = write_fleet(tmp_path / "f.parquet", make_fleet(FLEET[:3], hours=30).assign(latency_ms=np.nan))
     info = json.loads((train(file, tmp_path / "m", settings, epochs=1) / "training_info.json").read_text())
     assert info["validation"]["latency_ms"] is None and info["validation"]["cpu_pct"]["mae"] > 0
+
+
+def test_neither_held_out_servers_nor_later_rows_reach_anything_that_is_learned(
+    settings: Settings, tmp_path: Path
+) -> None:
+    names = ("ppweb001", "ppweb002", "ppweb003", "ppweb004", "ppweb005")
+    frame = make_fleet(names, hours=40)
+    until = frame["timestamp"].min() + pd.Timedelta(hours=32)
+    unseen = Restrictions(until.to_pydatetime(), 0.2)
+    small = settings.model_copy(update={"windows_per_epoch": 64, "validation_windows": 32})
+    model = train(write_fleet(tmp_path / "1.parquet", frame), tmp_path / "1", small, epochs=1, restrictions=unseen)
+    data = json.loads((model / "training_info.json").read_text())["data"]
+    (held_out,) = data["unseen"]["held_out_servers"]
+    assert data["unseen"]["until"] == data["end"] == "2026-03-03T16:00:00Z" and data["unseen"]["hold_out"] == 0.2
+    assert data["servers"] == 4 and held_out not in load_model(model).encoder
+
+    left = frame[(frame["server_name"] != held_out) & (frame["timestamp"] < until)]
+    alone = train(write_fleet(tmp_path / "2.parquet", left), tmp_path / "2", small, epochs=1)
+    for name in ("model.safetensors", "config.json", "server_mapping.json"):
+        assert (alone / name).read_bytes() == (model / name).read_bytes(), name
 
 
 # ----------------------------------------------------------------------------------------------------------- bad input

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections import namedtuple
+from datetime import datetime, timezone
 from pathlib import Path
 
 import numpy as np
@@ -24,12 +25,22 @@ from hypothesis import strategies as st
 from peak_memory import PEAK_MB
 
 import training_data
-from data_contract import METRIC_COLUMNS, VALID_STATES, ContractError, DataFileError, TrainingError, profile_for_name
+from data_contract import (
+    DEFAULT_FLEET,
+    METRIC_COLUMNS,
+    VALID_STATES,
+    ContractError,
+    DataFileError,
+    TrainingError,
+    format_name,
+    profile_for_name,
+)
 from data_validator import load_valid_frame
 from fleet_grid import FleetGrid
 from metrics_generator import GeneratorOptions, generate_frame
 from tft_features import FeatureSpec, FleetTensors, gather_windows, typical_spread
 from training_data import FLEET_FILE, STATES_FILE, VALUES_FILE, load_fleet, open_fleet
+from training_options import Restrictions, held_out_servers
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = ("ppweb001", "ppdb001", "mail.example.org", "ppml0001")
@@ -302,3 +313,59 @@ def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
         assert int(rows) == 15 * len(frame)
         peaks.append(float(peak))
     assert peaks[1] < peaks[0] + 100, peaks
+
+
+# ---------------------------------------------------------------------------------------------- what may not be learned
+def test_a_restricted_grid_is_the_grid_of_the_rows_that_are_left(tmp_path: Path) -> None:
+    names = (*(f"ppweb{number:03d}" for number in range(8)), "ppdb001", "ppdb002")
+    frame = make_fleet(names, hours=30)
+    until = frame["timestamp"].min() + pd.Timedelta(hours=20, minutes=2)  # within a step, which then is not whole
+    limits = Restrictions(until.to_pydatetime(), 0.2)
+    data = load_fleet(write_pieces(tmp_path / "all", frame, 4), tmp_path / "1", restrictions=limits)
+    assert len(data.held_out) == 2 and set(data.grid.names) == set(names) - set(data.held_out)
+    left = frame[~frame["server_name"].isin(data.held_out) & (frame["timestamp"] < until.floor("5min"))]
+    alone = load_fleet(write_fleet(tmp_path / "left.parquet", left), tmp_path / "2")
+    assert_equal(data.grid, alone.grid)
+    assert (data.rows, data.fingerprint) == (len(left), alone.fingerprint)
+    assert data.restrictions == limits == open_fleet(tmp_path / "1").restrictions
+
+
+def test_what_is_not_to_be_seen_changes_nothing_whatever_it_is(tmp_path: Path) -> None:
+    names = ("ppweb001", "ppweb002", "ppweb003", "ppweb004", "ppweb005")
+    frame = make_fleet(names, hours=30)
+    until = frame["timestamp"].min() + pd.Timedelta(hours=20)
+    limits = Restrictions(until.to_pydatetime(), 0.2)
+    seen = load_fleet(write_fleet(tmp_path / "1.parquet", frame), tmp_path / "1", restrictions=limits)
+    hidden = frame["server_name"].isin(seen.held_out) | (frame["timestamp"] >= until)
+    frame.loc[hidden, list(METRIC_COLUMNS)] = 1.0
+    frame.loc[hidden, "state"] = "offline"
+    newcomer = make_fleet(("ppnew001",), hours=2)  # its rows come after `until`: it must not become known
+    other = pd.concat([frame, newcomer], ignore_index=True)
+    again = load_fleet(write_fleet(tmp_path / "2.parquet", other), tmp_path / "2", restrictions=limits)
+    assert again.fingerprint == seen.fingerprint and again.grid.names == seen.grid.names
+
+
+def test_restrictions_that_leave_nothing_are_refused_with_the_time_from_which_there_is_something(
+    fleet_file: Path, tmp_path: Path
+) -> None:
+    before = Restrictions(datetime(2026, 3, 1, tzinfo=timezone.utc))
+    with pytest.raises(TrainingError, match=r"No server .* has a row before 2026-03-01 00:00") as caught:
+        load_fleet(fleet_file, tmp_path / "kept", restrictions=before)
+    assert "begins at 2026-03-01 00:00" in caught.value.fix
+    alone = write_fleet(tmp_path / "alone.parquet", make_fleet(("ppweb001",), hours=2))
+    with pytest.raises(TrainingError, match="No server can be held out of 1"):
+        load_fleet(alone, tmp_path / "kept", restrictions=Restrictions(hold_out=0.2))
+    assert not (tmp_path / "kept").exists()
+
+
+def test_held_out_servers_follow_from_the_names_and_leave_a_teacher_in_every_profile() -> None:
+    fleet = {format_name(profile, number): profile for profile, n in DEFAULT_FLEET.items() for number in range(n)}
+    chosen = held_out_servers(fleet, 0.2)
+    assert len(chosen) == 18 and chosen == held_out_servers(dict(sorted(fleet.items())), 0.2)
+    by_profile = {profile: sum(fleet[name] == profile for name in chosen) for profile in DEFAULT_FLEET}
+    assert all(abs(by_profile[profile] - 0.2 * n) < 1 for profile, n in DEFAULT_FLEET.items())
+    halves = held_out_servers({"a": "generic", "b": "generic", "ppweb001": "web_api"}, 0.5)
+    assert len(halves) == 1 and halves < {"a", "b"}
+    assert held_out_servers({"a": "generic", "ppweb001": "web_api"}, 0.5) == held_out_servers(fleet, 0) == frozenset()
+    with pytest.raises(TrainingError, match="cannot be held out"):
+        Restrictions(hold_out=0.7)

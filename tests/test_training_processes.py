@@ -6,10 +6,12 @@ import errno
 import os
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import FLEET_END
 from test_training_resume import HERE, SHAPE, run_training, the_run, weights_of
 
 from config import Settings
@@ -17,7 +19,7 @@ from data_contract import TrainingError
 from model_folder import load_model
 from tft_trainer import train
 from training_checkpoints import load_checkpoint
-from training_options import Hardware, duration_text, seconds_of
+from training_options import Hardware, Restrictions, duration_text, seconds_of
 from training_processes import Processes, launched
 
 TWO = ("--devices", "2", "--accelerator", "cpu", "--epochs", "2")
@@ -56,14 +58,16 @@ def in_two(fleet_file: Path, settings: Settings, tmp_path_factory: pytest.TempPa
 @pytest.mark.slow
 def test_torchrun_gives_the_same_losses_as_one_process(fleet_file: Path, settings: Settings, tmp_path: Path) -> None:
     still = settings.model_copy(update={"dropout": 0.0})  # dropout is drawn by each process
-    alone = train(fleet_file, tmp_path / "one", still, epochs=2, hardware=Hardware("cpu"))
-    done = run_torchrun(fleet_file, tmp_path / "two", still, "--epochs", "2", "--strategy", "ddp")
+    unseen = Restrictions(FLEET_END - timedelta(hours=4), 0.2)  # by all of them
+    alone = train(fleet_file, tmp_path / "one", still, epochs=2, hardware=Hardware("cpu"), restrictions=unseen)
+    options = ("--until", "2026-03-03T20:00", "--hold-out-servers", "0.2", "--strategy", "ddp")
+    done = run_torchrun(fleet_file, tmp_path / "two", still, "--epochs", "2", *options)
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
     one, two = (load_model(folder).info for folder in (alone, tmp_path / "two" / "latest"))
     for key in ("train_loss", "val_loss", "learning_rate"):
         assert [each[key] for each in two["losses"]] == pytest.approx([each[key] for each in one["losses"]], rel=1e-4)
     assert (one["hardware"]["processes"], two["hardware"]["processes"]) == (1, 2)
-    assert one["data"] == two["data"]
+    assert one["data"] == two["data"] and len(one["data"]["unseen"]["held_out_servers"]) == 1
 
 
 @pytest.mark.slow

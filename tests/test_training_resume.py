@@ -12,11 +12,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import FLEET
+from conftest import FLEET, FLEET_END, make_fleet, write_fleet
 from PIL import Image
 
 import training_runs
@@ -27,6 +28,7 @@ from model_folder import load_model
 from tft_trainer import train
 from training_checkpoints import load_checkpoint, save_checkpoint
 from training_loop import LossNotFiniteError
+from training_options import Restrictions
 from training_runs import Run, interrupted_run, restarted_run
 
 HERE = Path(__file__).parent
@@ -321,10 +323,36 @@ def test_a_loss_that_is_not_finite_names_batch_and_metrics() -> None:
     assert "epoch 3, batch 17: cpu_pct nan, latency_ms inf" in told.what and "Kept." in told.why
 
 
+def test_a_resumed_run_goes_on_not_seeing_what_it_was_begun_without(settings: Settings, tmp_path: Path) -> None:
+    file = write_fleet(tmp_path / "f.parquet", make_fleet(("ppweb001", "ppweb002", "ppweb003"), hours=36))
+    unseen = Restrictions(FLEET_END - timedelta(hours=4), 0.34)
+    small = settings.model_copy(update={"windows_per_epoch": 64, "validation_windows": 32})
+    gone = settings.model_copy(update={"windows_per_epoch": 64, "validation_windows": 32, "learning_rate": 1e18})
+    with pytest.raises(TrainingError, match="not finite"):
+        train(file, tmp_path, gone, epochs=1, restrictions=unseen)
+    note = json.loads((the_run(tmp_path) / "run.json").read_text())
+    assert (note["until"], note["hold_out"]) == ("2026-03-03T20:00:00Z", 0.34)
+    with pytest.raises(TrainingError, match=r"begun with --until 2026-03-03T20:00:00Z --hold-out-servers 0.34"):
+        train(file, tmp_path, small, resume=True, restrictions=Restrictions(hold_out=0.2))
+
+    note["settings"]["learning_rate"] = 0.01
+    (the_run(tmp_path) / "run.json").write_text(json.dumps(note))
+    data = load_model(train(file, tmp_path, small, resume=True)).info["data"]
+    assert (data["servers"], data["end"]) == (2, "2026-03-03T20:00:00Z")
+    straight = train(file, tmp_path / "straight", small, epochs=1, restrictions=unseen)
+    assert load_model(straight).info["data"] == data
+
+
+@pytest.mark.parametrize("until", ["soon", 5, [], "2026-03-03T20:00:00+99:00"])
+def test_a_run_whose_restrictions_are_none_is_no_run(begun: Path, until: object) -> None:
+    note = json.loads((the_run(begun) / "run.json").read_text())
+    (the_run(begun) / "run.json").write_text(json.dumps({**note, "until": until}))
+    with pytest.raises(TrainingError, match="no interrupted training"):
+        interrupted_run(begun)
+
+
 @pytest.mark.parametrize("case", ["one server", "one profile", "constant", "missing"])
 def test_odd_but_valid_fleets_are_learned(case: str, settings: Settings, tmp_path: Path) -> None:
-    from conftest import make_fleet, write_fleet
-
     names = {"one server": FLEET[:1], "one profile": ("ppweb001", "ppweb002")}.get(case, FLEET[:3])
     frame = make_fleet(names, hours=30)
     if case == "constant":
