@@ -23,6 +23,7 @@ from pydantic_settings import (
 )
 
 from data_contract import METRIC_COLUMNS, VALID_PROFILES, ConfigurationError, shorten
+from model_inputs import Layout
 
 DEFAULT_CONFIG_FILE = "tft.toml"
 
@@ -52,7 +53,12 @@ class Settings(BaseSettings):
     hidden_size: int = Field(32, ge=4, le=512, description="width of the network")
     attention_heads: int = Field(4, ge=1, le=16, description="heads of the attention; must divide hidden_size")
     dropout: float = Field(0.1, ge=0, le=0.999, description="dropout rate while training")
-    encoder_steps: int = Field(72, ge=12, le=2016, description="5-minute steps of history that the network reads")
+    encoder_pieces: str = Field(
+        "24x12,12x3,6x1",
+        max_length=100,
+        description="pieces of history that the network reads, oldest first: count x 5-minute steps, …",
+    )
+    decoder_patch: int = Field(6, ge=1, le=96, description="5-minute steps that the network forecasts at a time")
     learning_rate: float = Field(3e-3, gt=0, le=1, description="peak of the learning-rate schedule")
     batch_size: int = Field(128, ge=1, le=65536, description="windows per optimiser step")
     windows_per_epoch: int = Field(
@@ -115,6 +121,10 @@ class Settings(BaseSettings):
     def _no_contradictions(self) -> Settings:
         if self.hidden_size % self.attention_heads:
             raise ValueError(f"attention_heads ({self.attention_heads}) must divide hidden_size ({self.hidden_size})")
+        try:
+            Layout.parse(self.encoder_pieces, self.decoder_patch)
+        except ValueError as error:
+            raise ValueError(f"encoder_pieces or decoder_patch make no network: {error}") from None
         if self.risk_yellow >= self.risk_red:
             raise ValueError(f"risk_yellow ({self.risk_yellow}) must be below risk_red ({self.risk_red})")
         if self.alert_close_risk > self.alert_open_risk:

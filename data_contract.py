@@ -99,6 +99,7 @@ MAX_NAME_LENGTH: Final = 253  # the longest DNS name (RFC 1035, section 2.3.4)
 
 STEP_MINUTES: Final = 5
 HORIZON_STEPS: Final = 96
+DAY_STEPS: Final = 24 * 60 // STEP_MINUTES
 HORIZONS: Final[dict[str, int]] = {"30min": 6, "1hr": 12, "8hr": 96}  # steps of 5 minutes
 SERVED_QUANTILES: Final[dict[str, float]] = {"p10": 0.1, "p50": 0.5, "p90": 0.9}
 

@@ -45,7 +45,7 @@ from data_contract import (
     shorten,
 )
 from data_quality import SECOND, QualityWatch
-from model_inputs import input_names
+from model_inputs import Layout
 from quality_checks import FUTURE_TOLERANCE, OLDEST
 from server_encoder import ServerEncoder
 
@@ -405,9 +405,7 @@ def _judge_model_folder(folder: Path) -> tuple[list[str], dict[str, Any]]:
             errors.append(f"`{name}` holds {type(content).__name__} where a JSON object belongs")
     if MODEL_CONFIG in documents:
         features = documents[MODEL_CONFIG].get("features")
-        made_for = {part: features.get(part) for part in input_names()} if isinstance(features, dict) else None
-        if made_for != input_names():
-            errors.append(f"`{MODEL_CONFIG}`: the model was made by another version of this program, for other inputs")
+        errors += [f"`{MODEL_CONFIG}`: {fault}" for fault in _input_faults(features)]
     info = documents.get(TRAINING_INFO, {})
     if TRAINING_INFO in documents:
         errors += _judge_training_info(info)
@@ -419,6 +417,18 @@ def _judge_model_folder(folder: Path) -> tuple[list[str], dict[str, Any]]:
         except ContractError as error:
             errors.append(f"`{SERVER_MAPPING}` cannot be used: {error.what}")
     return errors, info
+
+
+def _input_faults(features: Any) -> list[str]:
+    """What keeps a model's inputs from being those that this program makes for its layout."""
+    other = ["the model was made by another version of this program, for other inputs"]
+    try:
+        names = Layout.from_dict(features).names()
+    except (KeyError, TypeError, OverflowError):
+        return other
+    except ValueError as error:
+        return [f"the layout of its inputs makes no network: {error}"]
+    return [] if {part: features.get(part) for part in names} == names else other
 
 
 def _judge_training_info(info: dict[str, Any]) -> Iterator[str]:

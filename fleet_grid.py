@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from data_contract import (
+    DAY_STEPS,
     METRIC_COLUMNS,
     PROFILE,
     SERVER_NAME,
@@ -30,7 +31,6 @@ from grid_averages import N_METRICS, STEP_MICROSECONDS, GridAverages
 __all__ = ["DAY_STEPS", "N_METRICS", "FleetGrid", "GridRows", "RollingGrid", "microseconds_of", "step_of", "time_of"]
 
 STEP_SECONDS = STEP_MINUTES * 60
-DAY_STEPS = 24 * 60 // STEP_MINUTES
 
 MAX_GRID_CELLS = 500_000_000  # servers × steps; 500 M cells are 10 GB
 _ROWS_AT_ONCE = 1_000_000

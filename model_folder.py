@@ -36,7 +36,6 @@ from data_contract import (
     shorten,
 )
 from data_validator import DataValidator
-from model_inputs import input_names
 from server_encoder import ServerEncoder
 from tft_features import QUANTILES, FeatureSpec
 from tft_model import FastTemporalFusionTransformer, NetworkConfig, build_network
@@ -93,7 +92,7 @@ def save_model(
                 "contract_version": CONTRACT_VERSION,
                 "model_version": MODEL_VERSION,
                 "network": network.as_dict(),
-                "features": {**spec.as_dict(), **input_names()},
+                "features": {**spec.as_dict(), **spec.layout.names()},
             },
         )
         write_json(
@@ -211,7 +210,6 @@ def _version_faults(config: dict[str, Any], info: dict[str, Any]) -> Iterator[st
 def _size_faults(spec: FeatureSpec, network: NetworkConfig, encoder: ServerEncoder) -> Iterator[str]:
     """What in a description would build another network than training can make, or one that fills the memory."""
     bounds = {
-        "encoder_steps": (spec.encoder_steps, 1, 2016),
         "hidden_size": (network.hidden_size, 1, 512),
         "attention_heads": (network.attention_heads, 1, 16),
         "lstm_layers": (network.lstm_layers, 1, 4),

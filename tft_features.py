@@ -18,15 +18,17 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from data_contract import (
+    DAY_STEPS,
     HORIZON_STEPS,
     METRICS,
     VALID_PROFILES,
     VALID_STATES,
 )
-from fleet_grid import DAY_STEPS, N_METRICS, FleetGrid
-from model_inputs import OBSERVED_REALS, REALS
+from fleet_grid import N_METRICS, FleetGrid
+from model_inputs import STATIC_REALS, Layout
 
 # At least p02, the nine deciles and p98; the median must be in the middle (see tft_model.ordered_quantiles).
 QUANTILES: tuple[float, ...] = (0.02, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.98)
@@ -52,15 +54,15 @@ class FeatureSpec:
 
     Attributes
     ----------
-    encoder_steps : int
-        Steps of history that the network reads.
+    layout : Layout
+        How past and future are cut into the network's positions.
     server_ids : tuple of str
         Ids (of `ServerEncoder`) that the network has seen, sorted; category k + 1 is `server_ids[k]`, 0 is unknown.
     prior_scale : tuple of float
         Typical spread of each metric over the training servers, in its unit.
     """
 
-    encoder_steps: int
+    layout: Layout
     server_ids: tuple[str, ...]
     prior_scale: tuple[float, ...]
     quantiles: tuple[float, ...] = QUANTILES
@@ -73,8 +75,8 @@ class FeatureSpec:
 
     @property
     def history_steps(self) -> int:
-        """Steps before the origin that can influence a forecast: a day for the scale, a day more for the lags."""
-        return DAY_STEPS + self.encoder_steps
+        """Steps before the origin that can influence a forecast: the day of the scale, the encoder's, the lags'."""
+        return max(DAY_STEPS * self.layout.lag_days[-1], self.layout.encoder_steps)
 
     def server_category(self, server_id: str | None) -> int:
         """Category of a server id; 0, the NaN category, for a server that training has not seen."""
@@ -87,7 +89,7 @@ class FeatureSpec:
     def as_dict(self) -> dict[str, Any]:
         """JSON form."""
         return {
-            "encoder_steps": self.encoder_steps,
+            **self.layout.as_dict(),
             "server_ids": list(self.server_ids),
             "prior_scale": list(self.prior_scale),
             "quantiles": list(self.quantiles),
@@ -99,7 +101,7 @@ class FeatureSpec:
     def from_dict(cls, content: dict[str, Any]) -> FeatureSpec:
         """Inverse of `as_dict`; KeyError, TypeError or ValueError on anything else."""
         return cls(
-            encoder_steps=int(content["encoder_steps"]),
+            layout=Layout.from_dict(content),
             server_ids=tuple(str(server_id) for server_id in content["server_ids"]),
             prior_scale=tuple(float(scale) for scale in content["prior_scale"]),
             quantiles=tuple(float(quantile) for quantile in content["quantiles"]),
@@ -267,6 +269,22 @@ class Augmentation:
     short_history: float = 0.15
 
 
+_STEEPEST = 8.0  # in scaled space; from there on `softened` is a straight line, so that no outlier is all of a loss
+_LAST_SLOPE = float(np.cosh(_STEEPEST) / np.sqrt(1 + np.sinh(_STEEPEST)))
+
+
+def softened(scaled: Tensor) -> Tensor:
+    """Scaled values as the loss compares them: 2 · (√(1 + |z|) − 1) with the sign of z, the values in spreads.
+
+    Half-way between the scaled space, in which the height of a burst hardly counts, and units, in which little else
+    does. Quantiles are the same in all three, as the function is monotone; what differs is which errors are paid for.
+    """
+    inner = scaled.clamp(-_STEEPEST, _STEEPEST)
+    standard = torch.sinh(inner)
+    root = torch.sqrt(1 + standard.abs())
+    return torch.sign(standard) * 2 * (root - 1) + (scaled - inner) * _LAST_SLOPE
+
+
 def gather_windows(
     fleet: FleetTensors,
     servers: Tensor,
@@ -297,14 +315,15 @@ def gather_windows(
     weight = (torch.ones(len(servers)) if weight is None else weight)[part]
     servers, origins = servers[part], origins[part]
     batch = len(servers)
-    history, encoder = spec.history_steps, spec.encoder_steps
+    layout, history = spec.layout, spec.history_steps
     columns = origins[:, None] + torch.arange(-history, HORIZON_STEPS)
     within = columns.clamp(0, fleet.values.size(1) - 1)
     inside = None if torch.equal(within, columns) else within == columns
     window = _cut(fleet.values, servers, within, inside, float("nan"))  # (batch, history + horizon, n_metrics)
     server, profile = fleet.server[servers], fleet.profile[servers]
-    recent = slice(history - encoder, history)
-    state = _cut(fleet.states, servers, within[:, recent], None if inside is None else inside[:, recent], -1).long() + 1
+    ends = history + _ends(layout)  # of the encoder's pieces, in steps of the window
+    last = ends - 1
+    state = _cut(fleet.states, servers, within[:, last], None if inside is None else inside[:, last], -1).long() + 1
 
     past = window[:, :history]
     if hiding is not None:
@@ -313,35 +332,113 @@ def gather_windows(
         state = state.masked_fill(hiding.state[:, None], 0)
         forget = torch.arange(history) < (history - hiding.kept)[:, None]
         past = past.masked_fill(forget[..., None], float("nan"))
-        state = state.masked_fill(forget[:, recent], 0)
+        state = state.masked_fill(forget[:, last], 0)
 
     scale, n_observed = _window_scale(past[:, -DAY_STEPS:], spec)
-    # Values of encoder steps, and of the day before: of encoder and, as the horizon is shorter than a day, decoder.
-    values, missing = _masked(scale.scaled(past[:, recent]))
-    day_ago, lacking = _masked(scale.scaled(past[:, : encoder + HORIZON_STEPS]))
-    first = fleet.first_step + origins[:, None]
-    moments = (first % _WEEK_STEPS + torch.arange(-encoder, HORIZON_STEPS)) % _WEEK_STEPS
-    calendar = _week().index_select(0, moments.flatten()).view(*moments.shape, -1)
-    relative = (torch.arange(-encoder, HORIZON_STEPS) / HORIZON_STEPS).expand(batch, -1)
-    known = torch.cat([calendar, relative[..., None], day_ago, lacking.all(dim=-1, keepdim=True).to(values)], dim=-1)
+    lags, day_ago = _lags(past, scale, layout)
+    first = fleet.first_step + origins
+    encoder = torch.cat([_pieces(past, scale, layout), _moments(first, _middles(layout))], dim=-1)
+    patches = torch.arange(0, HORIZON_STEPS, layout.patch)
+    decoder = torch.cat([_moments(first, patches + (layout.patch - 1) / 2), lags], dim=-1)
 
-    observed_reals = torch.cat([values, missing.to(values)], dim=-1)
-    static = torch.cat([_level(scale.center), torch.log(scale.spread) / 3, n_observed / DAY_STEPS], dim=-1)[:, None]
+    static = torch.cat([_level(scale.center), torch.log(scale.spread) / 3, n_observed / DAY_STEPS], dim=-1)
+    reals, lagged = len(layout.reals), len(layout.lag_reals)
+    # What only the decoder or only the encoder has is 0 in the other; what neither has more than once is the static.
+    encoder_cont = torch.zeros(batch, layout.encoder_positions, reals)
+    decoder_cont = torch.zeros(batch, layout.decoder_positions, reals)
+    for cont in (encoder_cont, decoder_cont):
+        cont[..., : len(STATIC_REALS)] = static[:, None]
+    encoder_cont[..., len(STATIC_REALS) : reals - lagged] = encoder
+    decoder_cont[..., reals - decoder.size(-1) :] = decoder
     static_categories = torch.stack([profile, server], dim=-1)[:, None]  # (batch, 1, 2)
-    future = torch.zeros(batch, HORIZON_STEPS, len(OBSERVED_REALS))
+    encoder_cat = torch.cat([static_categories.expand(-1, layout.encoder_positions, -1), state[..., None]], dim=-1)
+    decoder_cat = functional.pad(static_categories.expand(-1, layout.decoder_positions, -1), (0, 1))
     inputs = {
-        "encoder_cont": torch.cat([static.expand(-1, encoder, -1), observed_reals, known[:, :encoder]], dim=-1),
-        "decoder_cont": torch.cat([static.expand(-1, HORIZON_STEPS, -1), future, known[:, encoder:]], dim=-1),
-        "encoder_cat": torch.cat([static_categories.expand(-1, encoder, -1), state[..., None]], dim=-1),
-        "decoder_cat": torch.cat(
-            [static_categories.expand(-1, HORIZON_STEPS, -1), torch.zeros(batch, HORIZON_STEPS, 1, dtype=torch.int64)],
-            dim=-1,
-        ),
-        "encoder_lengths": torch.full((batch,), encoder),
-        "decoder_lengths": torch.full((batch,), HORIZON_STEPS),
+        "encoder_cont": encoder_cont,
+        "decoder_cont": decoder_cont,
+        "encoder_cat": encoder_cat,
+        "decoder_cat": decoder_cat,
+        "encoder_lengths": torch.full((batch,), layout.encoder_positions),
+        "decoder_lengths": torch.full((batch,), layout.decoder_positions),
     }
     labels = scale.scaled(window[:, history:])
-    return Windows(inputs, scale, n_observed > 0, labels, past, _anchors(past, scale, day_ago[:, encoder:]), weight)
+    return Windows(inputs, scale, n_observed > 0, labels, past, _anchors(past, scale, day_ago), weight)
+
+
+@cache
+def _ends(layout: Layout) -> Tensor:
+    """Where the encoder's pieces end, in steps from the origin; the last one at 0."""
+    steps = torch.tensor(layout.piece_steps)
+    return steps.cumsum(0) - steps.sum()
+
+
+@cache
+def _middles(layout: Layout) -> Tensor:
+    """Where the middles of the encoder's pieces lie, in steps from the origin."""
+    return _ends(layout) - (torch.tensor(layout.piece_steps) + 1) / 2
+
+
+def _moments(first: Tensor, places: Tensor) -> Tensor:
+    """Calendar and distance of places (positions,), in steps from the origins `first`; (batch, positions, 6)."""
+    moments = (first[:, None] + places.floor().long()) % _WEEK_STEPS
+    calendar = _week().index_select(0, moments.flatten()).view(*moments.shape, -1)
+    relative = (places / HORIZON_STEPS).expand(len(first), -1)
+    return torch.cat([calendar, relative[..., None]], dim=-1)
+
+
+def _pieces(past: Tensor, scale: Scale, layout: Layout) -> Tensor:
+    """What the encoder reads of each piece of (batch, history, n_metrics); (batch, positions, variables)."""
+    means, above, below, missing = [], [], [], []
+    end = past.size(1) - layout.encoder_steps
+    for count, steps in layout.pieces:
+        begin, end = end, end + count * steps
+        piece = past[:, begin:end]
+        if steps == 1:
+            mean, gone = _masked(scale.scaled(piece))
+            highest, lowest, gone = mean, mean, gone.to(mean)
+        else:
+            mean, highest, lowest, gone = _summary(piece.reshape(len(past), count, steps, -1))
+            mean, highest, lowest = (_masked(scale.scaled(each))[0] for each in (mean, highest, lowest))
+        means.append(mean)
+        above.append(highest - mean)
+        below.append(mean - lowest)
+        missing.append(gone)
+    if not layout.is_coarse:
+        return torch.cat([torch.cat(means, dim=1), torch.cat(missing, dim=1)], dim=-1)
+    length = (torch.log2(torch.tensor(layout.piece_steps, dtype=past.dtype)) / 8)[:, None].expand(len(past), -1, -1)
+    return torch.cat([*(torch.cat(each, dim=1) for each in (means, above, below, missing)), length], dim=-1)
+
+
+def _summary(pieces: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Mean, highest, lowest and missing share of (batch, pieces, steps, n_metrics); NaN where nothing was measured."""
+    gone = torch.isnan(pieces)
+    count = pieces.size(2) - gone.sum(dim=2)
+    mean = pieces.nansum(dim=2) / count  # 0 / 0 is NaN
+    nothing = count == 0
+    highest = pieces.masked_fill(gone, -np.inf).amax(dim=2).masked_fill_(nothing, np.nan)
+    lowest = pieces.masked_fill(gone, np.inf).amin(dim=2).masked_fill_(nothing, np.nan)
+    return mean, highest, lowest, 1 - count / pieces.size(2)
+
+
+def _lags(past: Tensor, scale: Scale, layout: Layout) -> tuple[Tensor, Tensor]:
+    """What the decoder is shown of earlier days, (batch, positions, variables), and the day before step by step.
+
+    The latter in scaled space, 0 where it is missing: (batch, horizon, n_metrics).
+    """
+    shown, day_ago = [], None
+    for days in layout.lag_days:
+        begin = past.size(1) - days * DAY_STEPS
+        values, missing = _masked(scale.scaled(past[:, begin : begin + HORIZON_STEPS]))
+        day_ago = values if day_ago is None else day_ago
+        lacking = missing.to(values).mean(dim=-1, keepdim=True)
+        if layout.patch > 1:
+            patches = values.view(len(past), -1, layout.patch, values.size(-1))
+            mean = patches.mean(dim=2)
+            shown += [mean, patches.amax(dim=2) - mean, lacking.view(len(past), -1, layout.patch, 1).mean(dim=2)]
+        else:
+            shown += [values, lacking]
+    assert day_ago is not None  # the layout's first lag is a day
+    return torch.cat(shown, dim=-1), day_ago
 
 
 @dataclass(frozen=True)
@@ -357,7 +454,7 @@ class _Hiding:
     def draw(cls, shares: Augmentation, batch: int, spec: FeatureSpec, generator: torch.Generator | None) -> _Hiding:
         chance = torch.rand((4, batch), generator=generator)
         # Log-uniform, because it is the first minutes of a new server that differ most from a whole history.
-        kept = torch.exp(torch.rand(batch, generator=generator) * np.log(spec.encoder_steps)).round()
+        kept = torch.exp(torch.rand(batch, generator=generator) * np.log(spec.history_steps)).round()
         return cls(
             chance[0] < shares.unknown_server,
             chance[1] < shares.unknown_profile,
@@ -419,10 +516,11 @@ def _anchors(past: Tensor, scale: Scale, day_ago: Tensor) -> Tensor:
     has to learn such a level from its inputs needs many more windows than one that only has to weigh them.
     """
     recent, count = _median(past[:, -RECENT_STEPS:])
-    if not count.all():
-        recent = torch.where(count > 0, recent, _last_seen(past))
-    recent = torch.nan_to_num(scale.scaled(recent[:, None])).expand_as(day_ago)
-    return torch.stack([recent, day_ago, torch.zeros_like(day_ago)], dim=-1)
+    last = _last_seen(past)
+    recent = torch.where(count > 0, recent, last)
+    levels = torch.nan_to_num(scale.scaled(torch.stack([recent, last], dim=1)))  # (batch, 2, n_metrics)
+    recent, last = (levels[:, k, None].expand_as(day_ago) for k in (0, 1))
+    return torch.stack([recent, last, day_ago, torch.zeros_like(day_ago)], dim=-1)
 
 
 def _level(center: Tensor) -> Tensor:
@@ -485,12 +583,12 @@ def _spread_of_days(days: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 
 def _self_check() -> None:
     rng = np.random.default_rng(0)
-    values = rng.uniform(1, 99, (1, 3 * DAY_STEPS, N_METRICS)).astype(np.float32)
+    values = rng.uniform(1, 99, (1, 9 * DAY_STEPS, N_METRICS)).astype(np.float32)
     grid = FleetGrid(("ppweb001",), ("web_api",), 0, values, np.zeros(values.shape[:2], dtype=np.int8))
-    spec = FeatureSpec(72, ("1",), typical_spread(grid))
+    spec = FeatureSpec(Layout(), ("1",), typical_spread(grid))
     fleet = FleetTensors.from_grid(grid, spec, ["1"])
     windows = gather_windows(fleet, torch.tensor([0, 0]), torch.tensor([400, grid.n_steps - HORIZON_STEPS]), spec)
-    assert windows.inputs["encoder_cont"].shape == (2, 72, len(REALS))
+    assert windows.inputs["encoder_cont"].shape == (2, 42, len(spec.layout.reals))
     back = windows.scale.units(windows.labels[..., None])[..., 0]
     assert np.allclose(back[0], values[0, 400 : 400 + HORIZON_STEPS], rtol=1e-3, atol=1e-3)
     print("✅ All tests passed")

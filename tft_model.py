@@ -23,10 +23,7 @@ from data_contract import METRIC_COLUMNS
 from model_inputs import (
     ANCHORS,
     CATEGORICALS,
-    DECODER_REALS,
     ENCODER_CATEGORICALS,
-    ENCODER_REALS,
-    REALS,
     STATIC_CATEGORICALS,
     STATIC_REALS,
 )
@@ -232,24 +229,24 @@ def ordered_quantiles(raw: Tensor, start: Tensor | None = None) -> Tensor:
 
 def network_arguments(spec: FeatureSpec, config: NetworkConfig) -> dict[str, Any]:
     """Arguments of pytorch-forecasting's network, the stock one or ours, for these features and this size."""
-    n_metrics, n_quantiles = len(METRIC_COLUMNS), len(spec.quantiles)
+    n_metrics, n_quantiles, layout = len(METRIC_COLUMNS), len(spec.quantiles), spec.layout
     return {
         "hidden_size": config.hidden_size,
         "lstm_layers": config.lstm_layers,
         "dropout": config.dropout,
         "attention_head_size": config.attention_heads,
         "hidden_continuous_size": config.hidden_continuous_size,
-        "output_size": [n_quantiles + len(ANCHORS)] * n_metrics,
+        "output_size": [(n_quantiles + len(ANCHORS)) * layout.patch] * n_metrics,
         "loss": MultiLoss([QuantileLoss(list(spec.quantiles)) for _ in METRIC_COLUMNS]),
         "logging_metrics": nn.ModuleList(),
-        "max_encoder_length": spec.encoder_steps,
+        "max_encoder_length": layout.encoder_positions,
         "static_categoricals": list(STATIC_CATEGORICALS),
         "static_reals": list(STATIC_REALS),
         "time_varying_categoricals_encoder": list(ENCODER_CATEGORICALS),
         "time_varying_categoricals_decoder": [],
-        "time_varying_reals_encoder": list(ENCODER_REALS),
-        "time_varying_reals_decoder": list(DECODER_REALS),
-        "x_reals": list(REALS),
+        "time_varying_reals_encoder": list(layout.encoder_reals),
+        "time_varying_reals_decoder": list(layout.decoder_reals),
+        "x_reals": list(layout.reals),
         "x_categoricals": list(CATEGORICALS),
         "embedding_sizes": {
             "profile": (len(spec.profiles) + 1, 4),
@@ -273,8 +270,29 @@ def forecast_scaled(network: Any, windows: Windows) -> Tensor:
     The network's outputs per metric and step are quantiles relative to an anchor, and one logit per anchor: the anchor
     is the mean of the window's naive forecasts, weighed by the network itself.
     """
-    raw = network.raw_outputs(windows.inputs)
-    quantiles, logits = raw.split([raw.size(-1) - len(ANCHORS), len(ANCHORS)], dim=-1)
+    raw = by_step(network.raw_outputs(windows.inputs), windows.anchors.size(1))
+    quantiles, logits = raw[..., : -len(ANCHORS)], raw[..., -len(ANCHORS) :]
     share = torch.softmax(logits.movedim(-1, 0), dim=0)
-    anchor = (share * windows.anchors.permute(3, 2, 0, 1).contiguous().permute(0, 2, 3, 1)).sum(dim=0)
+    anchor = (share * windows.anchors.movedim(-1, 0).contiguous()).sum(dim=0)
     return ordered_quantiles(quantiles, anchor)
+
+
+def by_step(raw: Tensor, steps: int) -> Tensor:
+    """Outputs of each position for all steps of its patch, as outputs of each step.
+
+    Parameters
+    ----------
+    raw : Tensor, (batch, positions, n_targets, n_outputs × patch)
+        The steps of a patch lie side by side.
+    steps : int
+        Steps of the horizon.
+
+    Returns
+    -------
+    Tensor, (batch, steps, n_targets, n_outputs)
+        In memory each output lies by itself.
+    """
+    batch, positions, targets, outputs = raw.shape
+    patch = steps // positions
+    apart = raw.reshape(batch, positions, targets, outputs // patch, patch).permute(3, 0, 1, 4, 2).contiguous()
+    return apart.view(outputs // patch, batch, steps, targets).permute(1, 2, 3, 0)

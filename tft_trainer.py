@@ -29,6 +29,7 @@ from config import Settings
 from data_contract import ProductError, TrainingError
 from fleet_grid import time_of
 from model_folder import save_model, weight_faults
+from model_inputs import Layout
 from server_encoder import ServerEncoder
 from tft_features import Augmentation, FeatureSpec, FleetTensors, mean_root_spread, typical_spread
 from tft_model import NetworkConfig
@@ -253,7 +254,7 @@ def _lesson(data: TrainingData, settings: Settings) -> _Lesson:
     encoder.create_mapping(grid.names)
     learned = grid.until(grid.first_step + split.train_end)
     spec = FeatureSpec(
-        encoder_steps=settings.encoder_steps,
+        layout=Layout.parse(settings.encoder_pieces, settings.decoder_patch),
         server_ids=tuple(sorted(encoder.name_to_id.values())),
         prior_scale=typical_spread(learned),
     )

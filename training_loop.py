@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from data_contract import METRIC_COLUMNS, ProductError, TrainingError
 from flat_weights import flatten_weights
-from tft_features import FeatureSpec, Windows
+from tft_features import FeatureSpec, Windows, softened
 from tft_kernels import pinball
 from tft_model import NetworkConfig, build_network, forecast_scaled
 from training_processes import DOCUMENT, Processes
@@ -132,7 +132,7 @@ class ForecastLoss(nn.Module):
         windows = batch.windows
         forecast = forecast_scaled(self.network, windows)
         weight = windows.weight[:, None] * windows.scale.importance(self.usual_spread)
-        return pinball(forecast.float(), windows.labels, self.quantiles, weight)
+        return pinball(softened(forecast.float()), softened(windows.labels), self.quantiles, weight)
 
 
 class Batch:

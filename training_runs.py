@@ -22,7 +22,7 @@ from common_utils import atomic_path, read_json, remove_tree, utc_now, write_jso
 from config import Settings
 from data_contract import CONTRACT_VERSION, MODEL_VERSION, ConfigurationError, TrainingError, shorten
 from loss_curve import draw_losses
-from model_inputs import input_names
+from model_inputs import Layout
 from training_checkpoints import CHECKPOINT_SUFFIX, load_checkpoint, save_checkpoint
 from training_options import Restrictions
 
@@ -32,7 +32,7 @@ LOSSES = "losses.csv"
 PICTURE = "losses.png"
 DOCUMENT = "Docs/TRAINING.md"
 
-NETWORK_SETTINGS = ("hidden_size", "attention_heads", "dropout", "encoder_steps")
+NETWORK_SETTINGS = ("hidden_size", "attention_heads", "dropout", "encoder_pieces", "decoder_patch")
 TRAINING_SETTINGS = (
     "learning_rate",
     "batch_size",
@@ -50,7 +50,7 @@ _log = logging.getLogger(__name__)
 
 def _made_for() -> dict[str, Any]:
     """What a run of this program is made for; another's checkpoints would not fit."""
-    return {"contract_version": CONTRACT_VERSION, "model_version": MODEL_VERSION, "inputs": input_names()}
+    return {"contract_version": CONTRACT_VERSION, "model_version": MODEL_VERSION, "inputs": Layout().names()}
 
 
 @dataclass(frozen=True)

@@ -119,7 +119,7 @@ def describe_hyperparameters(
     """Tell with which sizes and rates; `rate` is the share of the learning rate that was used in the end."""
     return {
         **network.as_dict(),
-        "encoder_steps": spec.encoder_steps,
+        **spec.layout.as_dict(),
         "horizon_steps": HORIZON_STEPS,
         "quantiles": list(spec.quantiles),
         "epochs": epochs,

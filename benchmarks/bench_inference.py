@@ -39,8 +39,8 @@ from peak_memory import PEAK_MB
 from pytorch_forecasting import TemporalFusionTransformer
 from stock import (
     BATCH,
-    ENCODER_STEPS,
     HISTORY_STEPS,
+    LAYOUT,
     StockSettings,
     quiet,
     stock_dataset,
@@ -53,6 +53,7 @@ from data_contract import HORIZON_STEPS, METRIC_COLUMNS
 from fleet_grid import FleetGrid
 from metrics_generator import GeneratorOptions, generate_frame
 from model_folder import save_model
+from model_inputs import Layout
 from server_encoder import ServerEncoder
 from tft_features import FeatureSpec, FleetTensors, gather_windows, typical_spread
 from tft_forecaster import Forecaster
@@ -125,7 +126,7 @@ def our_side(base: FleetGrid, servers: int, folder: Path) -> OurSide:
     encoder = ServerEncoder()
     grid = fleet_of(base, servers)
     encoder.create_mapping(grid.names)
-    spec = FeatureSpec(ENCODER_STEPS, tuple(sorted(encoder.name_to_id.values())), typical_spread(base))
+    spec = FeatureSpec(Layout(), tuple(sorted(encoder.name_to_id.values())), typical_spread(base))
     torch.manual_seed(0)
     weights = {key: tensor.clone() for key, tensor in build_network(spec, _NETWORK).state_dict().items()}
     path = save_model(folder, f"tft_model_20260101_{servers:06d}", weights, spec, _NETWORK, {}, encoder)
@@ -209,7 +210,7 @@ def bench_fleets(base: FleetGrid, sides: Mapping[int, OurSide], sizes: Sizes) ->
 
 def bench_forward(base: FleetGrid, batch: int, rounds: int) -> dict[str, float]:
     """The forward pass of the two networks alone, with the same weights on the same batch."""
-    spec = FeatureSpec(ENCODER_STEPS, tuple(str(k) for k in range(base.n_servers)), typical_spread(base))
+    spec = FeatureSpec(LAYOUT, tuple(str(k) for k in range(base.n_servers)), typical_spread(base))
     fleet = FleetTensors.from_grid(base, spec, [str(k) for k in range(base.n_servers)])
     torch.manual_seed(0)
     fast = build_network(spec, _NETWORK).eval()
@@ -242,7 +243,7 @@ def main() -> None:
     begin = time.perf_counter()
     load = os.getloadavg()[0]
     sizes = Sizes(ours=(3, 7), stock=(7,), memory=(7,), linear=(3, 7), rounds=1, batch=8) if options.tiny else Sizes()
-    fleet = GeneratorOptions(servers=5 if options.tiny else 90, hours=48, start=_START)
+    fleet = GeneratorOptions(servers=5 if options.tiny else 90, hours=176, start=_START)
     base = FleetGrid.from_frame(generate_frame(fleet))
     figures: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:

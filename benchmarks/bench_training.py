@@ -49,8 +49,8 @@ from measured import in_turn, report, say
 from pytorch_forecasting import TemporalFusionTransformer
 from stock import (
     BATCH,
-    ENCODER_STEPS,
     HISTORY_STEPS,
+    LAYOUT,
     StockSettings,
     chosen_windows,
     quiet,
@@ -131,7 +131,7 @@ class Problem:
         self.usual_spread = mean_root_spread(known)
         encoder = ServerEncoder()
         encoder.create_mapping(self.grid.names)
-        self.spec = FeatureSpec(ENCODER_STEPS, tuple(sorted(encoder.name_to_id.values())), typical_spread(known))
+        self.spec = FeatureSpec(LAYOUT, tuple(sorted(encoder.name_to_id.values())), typical_spread(known))
         self.fleet = FleetTensors.from_grid(self.grid, self.spec, [encoder.encode(name) for name in self.grid.names])
 
         self.settings = StockSettings()

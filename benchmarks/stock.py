@@ -39,11 +39,12 @@ from torch.utils.data import DataLoader, RandomSampler
 
 from data_contract import HORIZON_STEPS, METRIC_COLUMNS, VALID_STATES
 from fleet_grid import DAY_STEPS, FleetGrid
-from model_inputs import CALENDAR
+from model_inputs import CALENDAR, Layout
 from tft_features import QUANTILES
 from tft_model import NetworkConfig
 
 ENCODER_STEPS = 72
+LAYOUT = Layout(pieces=((ENCODER_STEPS, 1),), patch=1, lag_days=(1,))  # what the library can read, step by step
 HISTORY_STEPS = ENCODER_STEPS + DAY_STEPS  # that a forecast needs
 BATCH = 128
 
@@ -122,7 +123,7 @@ def stock_frame(grid: FleetGrid, *, future: bool = False) -> pd.DataFrame:
         columns[_OBSERVED[k]] = share[..., k].astype(np.float32).reshape(-1)
     day_ago = np.roll(padded.any(axis=-1), DAY_STEPS, axis=1)
     day_ago[:, :DAY_STEPS] = False
-    columns["day_ago_missing"] = (~day_ago).astype(np.float32).reshape(-1)
+    columns["1d_ago_missing"] = (~day_ago).astype(np.float32).reshape(-1)
     return pd.DataFrame(columns)
 
 
@@ -147,7 +148,7 @@ def stock_dataset(frame: pd.DataFrame, settings: StockSettings) -> TimeSeriesDat
             static_reals=list(_OBSERVED),
             time_varying_unknown_categoricals=["state"],
             time_varying_unknown_reals=[*METRIC_COLUMNS, *_MISSING],
-            time_varying_known_reals=[*CALENDAR, "day_ago_missing"],
+            time_varying_known_reals=[*CALENDAR, "1d_ago_missing"],
             lags={column: [DAY_STEPS] for column in METRIC_COLUMNS},
             add_relative_time_idx=True,
             add_target_scales=True,
@@ -163,12 +164,15 @@ def stock_network(
 ) -> TemporalFusionTransformer:
     """Its network at the size of ours, with fresh random weights."""
     weights = [1 / spread for spread in spreads]
+    known, unknown = dataset._time_varying_known_reals, dataset._time_varying_unknown_reals
+    now = [name for name in known if "_lagged_by_" not in name and not name.endswith("d_ago_missing")]
     sizes = {"profile": 4, _SERVER: 8, "state": 4}
     with quiet():
         return TemporalFusionTransformer.from_dataset(
             dataset,
             hidden_size=config.hidden_size,
             lstm_layers=config.lstm_layers,
+            time_varying_reals_encoder=[*unknown, *now],  # as ours: what was the day before helps the decoder alone
             attention_head_size=config.attention_heads,
             hidden_continuous_size=config.hidden_continuous_size,
             dropout=config.dropout,

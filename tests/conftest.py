@@ -67,7 +67,8 @@ def settings() -> Settings:
     return load_settings(
         hidden_size=8,
         attention_heads=2,
-        encoder_steps=24,
+        encoder_pieces="3x12,12x1",
+        decoder_patch=12,
         batch_size=32,
         windows_per_epoch=256,
         validation_windows=64,

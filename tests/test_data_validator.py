@@ -31,7 +31,7 @@ from data_contract import (
     ModelFolderError,
 )
 from data_validator import DataValidator, load_valid_frame, load_valid_tail
-from model_inputs import input_names
+from model_inputs import Layout
 from server_encoder import ServerEncoder
 
 SERVERS = {"ppweb001": "web_api", "ppdb001": "database", "mail.example.org": "generic"}
@@ -627,7 +627,9 @@ def model_folder(tmp_path) -> Path:
     folder = tmp_path / "tft_model_20260101_000000"
     folder.mkdir()
     (folder / "model.safetensors").write_bytes(b"weights")
-    write_json(folder / "config.json", {"network": {"hidden_size": 32}, "features": input_names()})
+    write_json(
+        folder / "config.json", {"network": {"hidden_size": 32}, "features": {**Layout().as_dict(), **Layout().names()}}
+    )
     write_json(
         folder / "training_info.json",
         {

@@ -323,7 +323,12 @@ def test_import_reports_what_it_did_to_people_and_programs(tmp_path):
 
 @pytest.mark.slow
 def test_train_prints_json_alone_and_settings_win_over_the_preset(fleet_file, tmp_path):
-    small = {"TFT_HIDDEN_SIZE": "8", "TFT_ENCODER_STEPS": "24", "TFT_BATCH_SIZE": "32", "TFT_WINDOWS_PER_EPOCH": "128"}
+    small = {
+        "TFT_HIDDEN_SIZE": "8",
+        "TFT_ENCODER_PIECES": "3x12,12x1",
+        "TFT_BATCH_SIZE": "32",
+        "TFT_WINDOWS_PER_EPOCH": "128",
+    }
     arguments = ("--data", str(fleet_file), "--epochs", "1", "--preset", "quick", "--json")
     done = run("train", *arguments, cwd=tmp_path, **small)
     assert done.returncode == 0, done.stderr

@@ -12,22 +12,24 @@ from pytorch_forecasting.metrics import MultiLoss, QuantileLoss
 from pytorch_forecasting.models.temporal_fusion_transformer import TemporalFusionTransformer
 from torch import Tensor
 
+from data_contract import HORIZON_STEPS
 from fleet_grid import N_METRICS, FleetGrid
-from model_inputs import ANCHORS
+from model_inputs import ANCHORS, Layout
 from tft_features import Augmentation, FeatureSpec, FleetTensors, Windows, gather_windows
 from tft_model import (
     FastTemporalFusionTransformer,
     NetworkConfig,
     build_network,
+    by_step,
     forecast_scaled,
     network_arguments,
     ordered_quantiles,
 )
 
-SPEC = FeatureSpec(24, tuple(str(k) for k in range(7)), (5.0, 2.0, 1.0, 0.0))
+SPEC = FeatureSpec(Layout(((24, 1),), patch=1, lag_days=(1,)), tuple(str(k) for k in range(7)), (5.0, 2.0, 1.0, 0.0))
 
 
-def make_windows(batch: int = 5, seed: int = 0, origin: int | None = None) -> Windows:
+def make_windows(batch: int = 5, seed: int = 0, origin: int | None = None, spec: FeatureSpec = SPEC) -> Windows:
     """Windows of a random fleet with gaps, hidden inputs and short histories among them."""
     rng = np.random.default_rng(seed)
     values = rng.uniform(1, 99, (7, 700, N_METRICS)).astype(np.float32)
@@ -36,14 +38,14 @@ def make_windows(batch: int = 5, seed: int = 0, origin: int | None = None) -> Wi
     grid = FleetGrid(
         tuple(f"ppweb{k:03d}" for k in range(7)), ("web_api", "database") * 3 + ("generic",), 0, values, states
     )
-    fleet = FleetTensors.from_grid(grid, SPEC, [str(k) for k in range(6)] + [None])
+    fleet = FleetTensors.from_grid(grid, spec, [str(k) for k in range(6)] + [None])
     generator = torch.Generator().manual_seed(seed)
     servers = torch.randint(0, 7, (batch,), generator=generator)
     origins = torch.randint(20, 600, (batch,), generator=generator)
     if origin is not None:
         origins = torch.full((batch,), origin)
     hide = Augmentation(unknown_server=0.4, unknown_profile=0.4, unknown_state=0.4, short_history=0.4)
-    return gather_windows(fleet, servers, origins, SPEC, hide, generator)
+    return gather_windows(fleet, servers, origins, spec, hide, generator)
 
 
 def make_inputs(batch: int = 5, seed: int = 0) -> dict[str, Tensor]:
@@ -180,6 +182,24 @@ def test_forecasting_alone_gives_the_numbers_of_the_whole_forward_pass() -> None
     torch.testing.assert_close(
         network.raw_outputs(inputs), torch.stack(network(inputs).prediction, dim=2), rtol=1e-5, atol=1e-5
     )
+
+
+def test_all_steps_of_a_patch_come_from_one_position_in_their_order() -> None:
+    raw = torch.randn(2, 4, 3, 5 * 6)  # 4 positions of 6 steps, 3 targets, 5 outputs
+    steps = by_step(raw, 24)
+    assert steps.shape == (2, 24, 3, 5)
+    for position, step, output in ((0, 0, 0), (2, 5, 4), (3, 1, 2)):
+        assert torch.equal(steps[:, position * 6 + step, :, output], raw[:, position, :, output * 6 + step])
+
+
+def test_the_products_layout_computes_the_same_as_the_stock_network_and_forecasts_every_step() -> None:
+    spec = FeatureSpec(Layout(), SPEC.server_ids, SPEC.prior_scale)
+    fast, stock = make_twins(network_arguments(spec, NetworkConfig(16, 4, 0.0)))
+    windows = make_windows(spec=spec)
+    assert_same(fast, stock, windows.inputs)
+    forecast = forecast_scaled(fast, windows)
+    assert forecast.shape == (5, HORIZON_STEPS, N_METRICS, len(spec.quantiles))
+    assert (forecast.diff(dim=-1) >= 0).all()
 
 
 def test_dropout_is_active_in_training_only() -> None:

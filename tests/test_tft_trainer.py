@@ -167,7 +167,7 @@ def test_a_signal_stops_a_training_with_exit_1_and_it_can_be_resumed(
     environment = os.environ | {
         "TFT_HIDDEN_SIZE": "8",
         "TFT_ATTENTION_HEADS": "2",
-        "TFT_ENCODER_STEPS": "24",
+        "TFT_ENCODER_PIECES": "3x12,12x1",
         "TFT_WINDOWS_PER_EPOCH": "512",
         "TFT_LEARNING_RATE": "0.1",  # a schedule of 500 epochs begins with a 25th of it
         "TFT_VALIDATION_WINDOWS": "64",
@@ -324,7 +324,9 @@ def test_weights_that_do_not_fit_to_the_last_key_shape_dtype_and_value_are_refus
         ({"attention_heads": 3}, "does not divide"),
         ({"lstm_layers": 10**9}, "lstm_layers is 1000000000"),
         ({"dropout": float("nan")}, "NaN"),
-        ({"encoder_steps": 10**12}, "encoder_steps is 1000000000000"),
+        ({"pieces": [[10**12, 1]]}, "pieces"),
+        ({"patch": 7}, "patch is 7"),
+        ({"lag_days": [1, 400]}, "lag_days"),
         ({"quantiles": [0.1, 0.5, 0.9]}, "quantiles are"),
         ({"states": ["healthy"]}, "profiles or states"),
         ({"prior_scale": [1.0, -1.0, 1.0, 1.0]}, "prior_scale"),

@@ -38,6 +38,7 @@ from data_contract import (
 from data_validator import load_valid_frame
 from fleet_grid import FleetGrid
 from metrics_generator import GeneratorOptions, generate_frame
+from model_inputs import Layout
 from tft_features import FeatureSpec, FleetTensors, gather_windows, typical_spread
 from training_data import FLEET_FILE, STATES_FILE, VALUES_FILE, load_fleet, open_fleet
 from training_options import Restrictions, held_out_servers
@@ -129,7 +130,7 @@ def test_other_processes_map_the_same_and_nothing_is_pickled_or_left_over(tmp_pa
 def test_windows_cut_from_mapped_files_are_those_cut_from_memory(tmp_path: Path, fleet_file: Path) -> None:
     mapped, whole = load_fleet(fleet_file, tmp_path / "fleet").grid, FleetGrid.from_frame(make_fleet())
     ids = [str(k) for k in range(len(FLEET))]
-    spec = FeatureSpec(24, tuple(ids), typical_spread(whole))
+    spec = FeatureSpec(Layout(((24, 1),)), tuple(ids), typical_spread(whole))
     assert typical_spread(mapped) == spec.prior_scale
     servers, origins = torch.tensor([0, 5, 3]), torch.tensor([20, 500, mapped.n_steps])
     one, other = (

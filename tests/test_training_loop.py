@@ -14,6 +14,7 @@ from conftest import FLEET, make_fleet
 from data_contract import METRIC_COLUMNS
 from flat_weights import flatten_weights
 from fleet_grid import FleetGrid
+from model_inputs import Layout
 from tft_features import Augmentation, FeatureSpec, FleetTensors, typical_spread
 from tft_model import NetworkConfig
 from training_loop import Batch, EpochRecord, ForecastLoss, LossNotFiniteError, Plan, StopRequest, Training
@@ -29,7 +30,7 @@ USUAL = (1.0, 1.0, 1.0, 1.0)
 @pytest.fixture(scope="module")
 def windows() -> tuple[FeatureSpec, WindowBatches, WindowBatches]:
     grid = FleetGrid.from_frame(make_fleet(FLEET[:2], hours=40))
-    spec = FeatureSpec(24, ("1", "2"), typical_spread(grid))
+    spec = FeatureSpec(Layout(((24, 1),)), ("1", "2"), typical_spread(grid))
     fleet = FleetTensors.from_grid(grid, spec, ["1", "2"])
     split = split_origins(grid, 0.2)
     training = WindowBatches(fleet, spec, split.train, windows=96, batch_size=32, seed=1, augmentation=Augmentation())

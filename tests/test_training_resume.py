@@ -32,7 +32,15 @@ from training_options import Restrictions
 from training_runs import Run, interrupted_run, restarted_run
 
 HERE = Path(__file__).parent
-SHAPE = ("hidden_size", "attention_heads", "encoder_steps", "batch_size", "windows_per_epoch", "validation_windows")
+SHAPE = (
+    "hidden_size",
+    "attention_heads",
+    "encoder_pieces",
+    "decoder_patch",
+    "batch_size",
+    "windows_per_epoch",
+    "validation_windows",
+)
 
 
 def run_training(
@@ -93,7 +101,7 @@ def test_a_training_stopped_in_an_epoch_and_in_validation_ends_with_the_very_sam
     assert "Going on in epoch 2, batch 5" in again.stderr
     assert load_checkpoint(the_run(tmp_path) / "last.safetensors")["progress"]["batch"] == 8
 
-    otherwise = settings.model_copy(update={"windows_per_epoch": 999, "hidden_size": 16, "encoder_steps": 30})
+    otherwise = settings.model_copy(update={"windows_per_epoch": 999, "hidden_size": 16, "encoder_pieces": "30x1"})
     folder = train(fleet_file, tmp_path, otherwise, epochs=9, resume=True)  # goes on as it was begun all the same
     assert weights_of(folder) == weights_of(tiny_model_dir)
     info, straight = (json.loads((each / "training_info.json").read_text()) for each in (folder, tiny_model_dir))

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from config import default_threshold
 from data_contract import HORIZON_STEPS, VALID_STATES, TrainingError
 from fleet_grid import N_METRICS, FleetGrid
+from model_inputs import Layout
 from tft_features import Augmentation, FeatureSpec, FleetTensors, Windows, typical_spread
 from training_origins import EVENTFUL_SHARE, MIN_HISTORY_STEPS, MOST_TIMES, Origins, OriginSet, split_origins
 from training_windows import WindowBatches
@@ -32,7 +33,7 @@ def quiet_fleet(servers: int = 4, steps: int = 2000, seed: int = 0) -> FleetGrid
 def batches_of(grid: FleetGrid, *, validation: bool = False, **options: object) -> WindowBatches:
     """Batches of a grid's training or validation windows."""
     ids = [str(k) for k in range(grid.n_servers)]
-    spec = FeatureSpec(24, tuple(ids), typical_spread(grid))
+    spec = FeatureSpec(Layout(((24, 1),)), tuple(ids), typical_spread(grid))
     fleet = FleetTensors.from_grid(grid, spec, ids)
     split = split_origins(grid, 0.2)
     if validation:
@@ -243,7 +244,7 @@ def test_several_processes_share_the_very_batches_that_one_would_have_got(valida
 def test_no_process_is_left_without_a_part_of_a_batch(windows: int, batch_size: int, ranks: int) -> None:
     options = {"windows": windows, "batch_size": batch_size, "seed": 0, "augmentation": Augmentation(), "ranks": ranks}
     origins = Origins(OriginSet.from_mask(np.ones((2, 600), np.bool_)))
-    spec = FeatureSpec(12, (), (1.0,) * N_METRICS)
+    spec = FeatureSpec(Layout(((12, 1),)), (), (1.0,) * N_METRICS)
     fleet = FleetTensors.from_grid(quiet_fleet(2, 600), spec, [None, None])
     try:
         batches = WindowBatches(fleet, spec, origins, **options)
