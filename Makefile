@@ -4,10 +4,10 @@ BIN := .venv/bin
 STAMP := .venv/requirements.sha256
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format lock clean
+.PHONY: help setup demo test lint format lock baselines clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
 
 setup: $(STAMP)  ## make .venv and install the pinned packages (the other targets do it when needed)
 
@@ -44,6 +44,11 @@ lock: $(STAMP)  ## resolve requirements-dev.txt anew into requirements.lock
 	{ sed -n '/^#/p' requirements.lock; grep -vE '^(nvidia-|cuda-|triton)' .venv/resolved.txt; } > .venv/requirements.lock
 	mv .venv/requirements.lock requirements.lock
 
-clean:  ## remove what can be made again: .venv, caches, logs; data, models and history stay
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis logs lightning_logs
+# Not into .venv: statsforecast holds pandas at an older version than the product's.
+baselines: $(STAMP)  ## an environment with statsforecast, for the AutoETS and AutoTheta baselines of backtests
+	$(BIN)/python -m venv .venv-baselines
+	.venv-baselines/bin/python -m pip install --quiet -r requirements-baselines.txt
+
+clean:  ## remove what can be made again: .venv, .venv-baselines, caches, logs; data, models and history stay
+	rm -rf .venv .venv-baselines .mypy_cache .pytest_cache .ruff_cache .hypothesis logs lightning_logs
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -27,6 +27,7 @@ from baseline_windows import (
     pasts,
     residual_quantiles,
     same_time,
+    too_little,
 )
 from data_contract import HORIZON_STEPS
 from fleet_grid import DAY_STEPS, N_METRICS, FleetGrid
@@ -112,7 +113,10 @@ class NaiveBaseline:
         )
         self._typical = scale.typical()
         residuals /= scale.spread(self._typical)[:, None]
-        self._table = _around_the_point(residual_quantiles(residuals, self._quantiles), self._quantiles)
+        table = residual_quantiles(residuals, self._quantiles)
+        if not np.isfinite(table).any():
+            raise too_little(grid, until)
+        self._table = _around_the_point(table, self._quantiles)
 
     def forecast(self, grid: FleetGrid, column: int) -> FloatArray:
         """Quantiles of each server from column `column` on, (n_servers, 96, n_metrics, n_levels)."""

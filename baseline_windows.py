@@ -56,17 +56,19 @@ def pasts(grid: FleetGrid, column: int, steps: int = LOOK_BACK_STEPS) -> Iterato
         yield slice(start, start + len(servers)), cut(known, servers, np.full(len(servers), column - steps), steps)
 
 
-def draw_origins(grid: FleetGrid, until: int, windows: int, rng: np.random.Generator) -> tuple[Integers, Integers]:
+def draw_origins(
+    grid: FleetGrid, until: int, windows: int, rng: np.random.Generator, first: int = MIN_HISTORY_STEPS
+) -> tuple[Integers, Integers]:
     """Servers and columns of windows to learn from, spread evenly over servers, at random over time, in file order.
 
-    The horizon of each ends before `until`.
+    The horizon of each begins at column `first` or later and ends before `until`.
 
     Raises
     ------
     TrainingError
         If no horizon fits in.
     """
-    first, last = MIN_HISTORY_STEPS, until - HORIZON_STEPS
+    first, last = max(first, MIN_HISTORY_STEPS), until - HORIZON_STEPS
     if grid.n_servers == 0 or last < first:
         raise too_little(grid, until)
     servers = np.sort(np.resize(rng.permutation(grid.n_servers), windows))
@@ -185,13 +187,9 @@ def residual_quantiles(residuals: FloatArray, levels: Sequence[float]) -> FloatA
     return table
 
 
-def held_in_range(values: npt.NDArray[np.floating], metric: int | slice = slice(None)) -> FloatArray:
-    """Quantile forecasts, (…, n_metrics, n_levels), as the contract allows them, ascending; NaN stays.
-
-    With a metric's number, `values` is (…, n_levels) of this metric alone.
-    """
-    lower, upper = LOWER[metric, ..., None], UPPER[metric, ..., None]
-    bounded = np.clip(values.astype(np.float32), lower, upper)
+def held_in_range(values: npt.NDArray[np.floating]) -> FloatArray:
+    """Quantile forecasts, (…, n_metrics, n_levels), as the contract allows them, ascending; NaN stays."""
+    bounded = np.clip(values.astype(np.float32), LOWER[:, None], UPPER[:, None])
     ascending: FloatArray = np.maximum.accumulate(bounded, axis=-1)
     return ascending
 

@@ -13,6 +13,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import baseline_boosting
+import baseline_classical
+from baseline_boosting import BoostingBaseline
+from baseline_classical import classical_baseline
+from baseline_linear import RidgeBaseline
+from baseline_mlp import MlpBaseline
 from baseline_naive import NaiveBaseline, last_value, mean_24, seasonal_naive
 from baseline_windows import FloatArray, Progress
 from fleet_grid import FleetGrid
@@ -77,6 +83,8 @@ class Baseline:
         An optional package that it needs.
     unavailable : callable
         Says why it cannot run here and what to do about it; None if it can.
+    slow : bool
+        Whether a forecast fits a model to every series, some hundredths of a second each: to be tried on few origins.
     """
 
     name: str
@@ -85,10 +93,23 @@ class Baseline:
     make: Callable[[Sequence[float], int], Method]
     package: str | None = None
     unavailable: Callable[[], str | None] = lambda: None
+    slow: bool = False
 
 
 def _naive(name: str, title: str, sentence: str, point: Callable[[FloatArray], FloatArray]) -> Baseline:
     return Baseline(name, title, sentence, lambda quantiles, seed: NaiveBaseline(name, title, point, quantiles, seed))
+
+
+def _classical(name: str, title: str, sentence: str) -> Baseline:
+    return Baseline(
+        name,
+        title,
+        sentence,
+        lambda quantiles, seed: classical_baseline(name, title, quantiles, seed),
+        package="statsforecast",
+        unavailable=baseline_classical.unavailable,
+        slow=True,
+    )
 
 
 _ALL = (
@@ -100,6 +121,28 @@ _ALL = (
         seasonal_naive,
     ),
     _naive("mean_24", "Mean of the last 24 hours", "Every step is the mean of the 288 steps before.", mean_24),
+    Baseline(
+        "ridge",
+        RidgeBaseline.title,
+        "A straight line through the last day and the same times 1, 2 and 7 days ago, for every step of its own.",
+        RidgeBaseline,
+    ),
+    Baseline(
+        "gradient_boosting",
+        BoostingBaseline.title,
+        "Trees over summaries of the past, fitted with the quantile loss, one ensemble per quantile.",
+        BoostingBaseline,
+        package="scikit-learn",
+        unavailable=baseline_boosting.unavailable,
+    ),
+    Baseline(
+        "mlp",
+        MlpBaseline.title,
+        "Three residual blocks of width 256 over the last day and the same times 1, 2 and 7 days ago.",
+        MlpBaseline,
+    ),
+    _classical("auto_ets", "AutoETS", "Exponential smoothing, level and trend chosen by AICc, fitted to the last day."),
+    _classical("auto_theta", "AutoTheta", "The best of four theta methods with a daily season, fitted to two days."),
 )
 BASELINES: dict[str, Baseline] = {baseline.name: baseline for baseline in _ALL}
 

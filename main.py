@@ -656,6 +656,32 @@ def predict(
 
 
 @command(
+    "explain",
+    "Docs/EXPLANATIONS.md",
+    "python main.py explain ppweb001",
+    "python main.py explain ppweb001 --data other_fleet.parquet --json",
+)
+def explain(
+    server: Annotated[str, typer.Argument(help="Name of the server; the model need not know it.")],
+    model_dir: ModelDir = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Contract Parquet to forecast from.", show_default="setting data_dir, ./training/"),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Say why a server's forecast is as it is: the variables and past hours that drove it, and what it starts from."""
+    from tft_explain import explain_file, show_explanation
+
+    settings = _settings(data_dir=data)
+    answer = explain_file(settings, model_dir or settings.models_dir / "latest", settings.data_dir, server)
+    if as_json:
+        show_json(answer)
+    else:
+        show_explanation(answer, _stdout())
+
+
+@command(
     "serve",
     "Docs/DAEMON.md",
     "python main.py serve",

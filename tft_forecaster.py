@@ -20,7 +20,9 @@ import torch
 from data_contract import HORIZON_STEPS
 from fleet_grid import N_METRICS, FleetGrid, time_of
 from forecast import Forecast
+from forecast_explanation import ForecastWeights
 from model_folder import LoadedModel, load_model
+from model_inputs import ANCHORS
 from tft_features import FleetTensors, gather_windows
 from tft_model import forecast_scaled
 
@@ -125,4 +127,36 @@ class Forecaster:
             origin=time_of(grid.origin_step - 1),
             values=values,
             quantiles=spec.quantiles,
+        )
+
+    def explain_grid(self, grid: FleetGrid, server: int) -> ForecastWeights:
+        """What the network weighs in the forecast that `predict_grid` makes of one server of a grid, by its place.
+
+        `forecast_explanation.explain` makes of it what a person reads.
+        """
+        spec, network = self._model.spec, self._model.network
+        grid = grid.select([server]).since(grid.origin_step - spec.history_steps)
+        name = grid.names[0]
+        known = name in self._model.encoder
+        fleet = FleetTensors.from_grid(grid, spec, [self._model.encoder.encode(name) if known else None])
+        with torch.inference_mode():
+            windows = gather_windows(fleet, torch.tensor([0]), torch.tensor([grid.n_steps]), spec)
+            found = network(windows.inputs)
+            shares = torch.softmax(torch.stack([raw[0, :, -len(ANCHORS) :] for raw in found["prediction"]], dim=1), -1)
+            attention = torch.cat([found["encoder_attention"][0], found["decoder_attention"][0]], dim=-1)
+        static_names = list(network.static_variable_selection.input_sizes)
+        past = windows.past[0, windows.past.size(1) - spec.encoder_steps :]
+        return ForecastWeights(
+            known=known,
+            static=dict(zip(static_names, found["static_variables"].flatten().tolist(), strict=True)),
+            past_names=tuple(network.encoder_variable_selection.input_sizes),
+            past=found["encoder_variables"][0, :, 0].numpy(),
+            future_names=tuple(network.decoder_variable_selection.input_sizes),
+            future=found["decoder_variables"][0, :, 0].numpy(),
+            attention=attention.mean(dim=1).numpy(),
+            steps_before=np.arange(spec.encoder_steps, 0, -1),
+            measured=torch.isfinite(past).numpy(),
+            anchor_names=ANCHORS,
+            anchors=shares.numpy(),
+            observed=windows.observed[0].numpy(),
         )
