@@ -43,17 +43,25 @@ ALL_METRICS = "all"  # key of the mean over the metrics, as in a backtest's scor
 _STEPS_PER_HOUR = 60 // STEP_MINUTES
 _DIGITS = 4
 _HORIZON_WORDS = {"30min": "30 minutes", "1hr": "1 hour", "8hr": "8 hours"}
-_ANCHOR_TITLES = {"recent": "same as now", "day_ago": "same as yesterday", "median": "usual level"}
+_ANCHOR_TITLES = {
+    "recent": "level of the last half hour",
+    "last": "same as now",
+    "day_ago": "same as yesterday",
+    "median": "usual level",
+}
 _TITLES = {
     PROFILE: "role of the server",
     "server_id": "which server it is",
     STATE: "state of the server",
     "relative_step": "distance from now",
+    "piece_length": "distance from now",
     "is_weekend": "day of the week",
 }
 # What a metric's name is followed by; {} is what people call the metric.
 _OF_METRIC = {
     "": "{} of the last hours",
+    "above": "{} of the last hours",
+    "below": "{} of the last hours",
     "level": "usual level of {}",
     "spread": "usual movement of {}",
     "observed": "how much was measured",
@@ -72,13 +80,14 @@ class ForecastWeights:
     static : dict
         Weight of each static variable, by its name in `model_inputs.py`.
     past_names, past : names, and array (n_past, n_names)
-        Weight of each variable at each past step that the network read.
-    future_names, future : names, and array (96, n_names)
-        The same over the horizon.
-    attention : array, (96, n_past + 96)
-        How much each forecast step looked at each past step and at each step of the horizon; mean over the heads.
+        Weight of each variable at each piece of the past that the network read.
+    future_names, future : names, and array (n_patches, n_names)
+        The same over the patches of the horizon.
+    attention : array, (96, n_past + n_patches)
+        How much each forecast step looked at each piece of the past and at each patch of the horizon; mean over the
+        heads.
     steps_before : int array, (n_past,)
-        How many steps of 5 minutes before the forecast's first step each past step begins; the newest is 1.
+        How many steps of 5 minutes before the forecast's first step the middle of each piece lies; the newest is 1.
     measured : bool array, (n_past, n_metrics)
         Whether there was a value.
     anchor_names, anchors : names, and array (96, n_metrics, n_names)
@@ -263,7 +272,7 @@ def title_of(variable: str) -> str:
 
     Examples
     --------
-    >>> title_of("cpu_pct"), title_of("mem_pct_day_ago"), title_of("time_of_day_sin")
+    >>> title_of("cpu_pct"), title_of("mem_pct_1d_ago_peak"), title_of("time_of_day_sin")
     ('CPU of the last hours', 'same time yesterday', 'time of day')
     """
     if variable in _TITLES:
@@ -278,7 +287,7 @@ def title_of(variable: str) -> str:
     )
     if label and rest in _OF_METRIC:
         return _OF_METRIC[rest].format(label)
-    ago = re.fullmatch(r"(\w+)_ago(_missing)?", rest)
+    ago = re.fullmatch(r"(\w+)_ago(_missing|_peak)?", rest)
     if ago:
         return f"same time {_time_ago(ago[1])}"
     calendar = re.fullmatch(r"(time_of_day|day_of_week)_\w+", rest)
@@ -296,7 +305,9 @@ def _anchor_title(anchor: str) -> str:
 
 
 def _time_ago(span: str) -> str:
-    return {"day": "yesterday", "week": "last week"}.get(span, f"{span.replace('_', ' ')} ago")
+    days = re.fullmatch(r"(\d+)d", span)
+    span = f"{days[1]} days" if days else span.replace("_", " ")
+    return {"day": "yesterday", "1 days": "yesterday", "7 days": "last week"}.get(span, f"{span} ago")
 
 
 def _grouped(shares: Iterable[tuple[str, float]]) -> dict[str, float]:
@@ -318,8 +329,9 @@ def _past_groups(weights: ForecastWeights) -> dict[str, float]:
     total: list[tuple[str, float]] = []
     gaps = 0.0
     for name, column in zip(weights.past_names, shares.T, strict=True):
-        if name in METRIC_COLUMNS:
-            there = weights.measured[:, METRIC_COLUMNS.index(name)]
+        metric = name.removesuffix("_above").removesuffix("_below")
+        if metric in METRIC_COLUMNS:
+            there = weights.measured[:, METRIC_COLUMNS.index(metric)]
             gaps += float(column[~there].sum())
             column = column[there]  # noqa: PLW2901  # the same share, less what holds no value
         total.append((name, float(column.sum())))

@@ -43,7 +43,7 @@ class Layout:
         Which days' values at the time of each patch the decoder is shown.
     """
 
-    pieces: tuple[tuple[int, int], ...] = ((24, 12), (12, 3), (6, 1))
+    pieces: tuple[tuple[int, int], ...] = ((24, 12), (10, 3), (6, 1))
     patch: int = 6
     lag_days: tuple[int, ...] = (1, 2, 7)
 
@@ -127,9 +127,9 @@ class Layout:
 
     @classmethod
     def parse(cls, pieces: str, patch: int) -> Layout:
-        """Layout of the settings' words, such as `24x12,12x3,6x1`; ValueError if it says none."""
+        """Layout of the settings' words, such as `24x12,10x3,6x1`; ValueError if it says none."""
         if not re.fullmatch(r"\d{1,4}x\d{1,4}(,\d{1,4}x\d{1,4}){0,9}", pieces):
-            raise ValueError(f"{pieces!r} is no list of count x steps, such as 24x12,12x3,6x1")
+            raise ValueError(f"{pieces!r} is no list of count x steps, such as 24x12,10x3,6x1")
         counts = (piece.split("x") for piece in pieces.split(","))
         layout = cls(pieces=tuple((int(count), int(steps)) for count, steps in counts), patch=patch)
         layout.check()
@@ -152,8 +152,8 @@ def _self_check() -> None:
     layout = Layout()
     layout.check()
     assert len(set(layout.reals)) == len(layout.reals)
-    assert Layout.parse("24x12,12x3,6x1", 6) == layout == Layout.from_dict(layout.as_dict())
-    assert layout.encoder_positions == 42 and layout.decoder_positions == 16
+    assert Layout.parse("24x12,10x3,6x1", 6) == layout == Layout.from_dict(layout.as_dict())
+    assert layout.encoder_positions == 40 and layout.decoder_positions == 16
     print("✅ All tests passed")
 
 

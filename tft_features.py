@@ -337,7 +337,7 @@ def gather_windows(
     scale, n_observed = _window_scale(past[:, -DAY_STEPS:], spec)
     lags, day_ago = _lags(past, scale, layout)
     first = fleet.first_step + origins
-    encoder = torch.cat([_pieces(past, scale, layout), _moments(first, _middles(layout))], dim=-1)
+    encoder = torch.cat([_pieces(past, scale, layout), _moments(first, middles(layout))], dim=-1)
     patches = torch.arange(0, HORIZON_STEPS, layout.patch)
     decoder = torch.cat([_moments(first, patches + (layout.patch - 1) / 2), lags], dim=-1)
 
@@ -373,7 +373,7 @@ def _ends(layout: Layout) -> Tensor:
 
 
 @cache
-def _middles(layout: Layout) -> Tensor:
+def middles(layout: Layout) -> Tensor:
     """Where the middles of the encoder's pieces lie, in steps from the origin."""
     return _ends(layout) - (torch.tensor(layout.piece_steps) + 1) / 2
 
@@ -588,7 +588,7 @@ def _self_check() -> None:
     spec = FeatureSpec(Layout(), ("1",), typical_spread(grid))
     fleet = FleetTensors.from_grid(grid, spec, ["1"])
     windows = gather_windows(fleet, torch.tensor([0, 0]), torch.tensor([400, grid.n_steps - HORIZON_STEPS]), spec)
-    assert windows.inputs["encoder_cont"].shape == (2, 42, len(spec.layout.reals))
+    assert windows.inputs["encoder_cont"].shape == (2, 40, len(spec.layout.reals))
     back = windows.scale.units(windows.labels[..., None])[..., 0]
     assert np.allclose(back[0], values[0, 400 : 400 + HORIZON_STEPS], rtol=1e-3, atol=1e-3)
     print("✅ All tests passed")

@@ -17,14 +17,14 @@ import numpy as np
 import pandas as pd
 import torch
 
-from data_contract import HORIZON_STEPS
+from data_contract import HORIZON_STEPS, METRIC_COLUMNS
 from fleet_grid import N_METRICS, FleetGrid, time_of
 from forecast import Forecast
 from forecast_explanation import ForecastWeights
 from model_folder import LoadedModel, load_model
 from model_inputs import ANCHORS
-from tft_features import FleetTensors, gather_windows
-from tft_model import forecast_scaled
+from tft_features import FleetTensors, gather_windows, middles
+from tft_model import by_step, forecast_scaled
 
 _BATCH = 128  # servers per forward pass: enough to fill the cores; with 512, a server takes a quarter longer
 
@@ -142,10 +142,11 @@ class Forecaster:
         with torch.inference_mode():
             windows = gather_windows(fleet, torch.tensor([0]), torch.tensor([grid.n_steps]), spec)
             found = network(windows.inputs)
-            shares = torch.softmax(torch.stack([raw[0, :, -len(ANCHORS) :] for raw in found["prediction"]], dim=1), -1)
+            raw = by_step(torch.stack(found["prediction"], dim=2), HORIZON_STEPS)[0]
+            shares = torch.softmax(raw[..., -len(ANCHORS) :], dim=-1)
             attention = torch.cat([found["encoder_attention"][0], found["decoder_attention"][0]], dim=-1)
+        missing = [spec.layout.reals.index(f"{column}_missing") for column in METRIC_COLUMNS]
         static_names = list(network.static_variable_selection.input_sizes)
-        past = windows.past[0, windows.past.size(1) - spec.encoder_steps :]
         return ForecastWeights(
             known=known,
             static=dict(zip(static_names, found["static_variables"].flatten().tolist(), strict=True)),
@@ -153,9 +154,9 @@ class Forecaster:
             past=found["encoder_variables"][0, :, 0].numpy(),
             future_names=tuple(network.decoder_variable_selection.input_sizes),
             future=found["decoder_variables"][0, :, 0].numpy(),
-            attention=attention.mean(dim=1).numpy(),
-            steps_before=np.arange(spec.encoder_steps, 0, -1),
-            measured=torch.isfinite(past).numpy(),
+            attention=attention.mean(dim=1).repeat_interleave(spec.layout.patch, dim=0).numpy(),
+            steps_before=torch.ceil(-middles(spec.layout)).to(torch.int64).numpy(),
+            measured=(windows.inputs["encoder_cont"][0][:, missing] < 1).numpy(),
             anchor_names=ANCHORS,
             anchors=shares.numpy(),
             observed=windows.observed[0].numpy(),

@@ -17,7 +17,7 @@ from data_contract import HORIZON_STEPS, HORIZONS, METRIC_COLUMNS, SERVER_NAME, 
 from fleet_grid import FleetGrid
 from forecast_explanation import ALL_METRICS, GAPS, Explanation, explain, title_of
 from model_folder import load_model
-from model_inputs import ANCHORS, CATEGORICALS, DECODER_REALS, ENCODER_REALS, REALS, STATIC_REALS
+from model_inputs import ANCHORS, CATEGORICALS, STATIC_REALS, Layout
 from tft_features import FleetTensors, gather_windows
 from tft_forecaster import Forecaster
 
@@ -61,11 +61,12 @@ def test_shares_add_up_to_one(explanation):
         assert all(sum(each.values()) == pytest.approx(1, abs=1e-5) for each in shares.values())
 
 
-def test_every_input_of_the_network_is_counted_once_and_under_its_own_name(forecaster, grid):
+def test_every_input_of_the_network_is_counted_once_and_under_its_own_name(forecaster, grid, settings):
+    layout = Layout.parse(settings.encoder_pieces, settings.decoder_patch)
     weights = forecaster.explain_grid(grid, 2)
     assert set(weights.static) == {*STATIC_REALS, "profile", "server_id"}
-    assert sorted(weights.past_names) == sorted((*ENCODER_REALS, "state"))
-    assert sorted(weights.future_names) == sorted(DECODER_REALS)
+    assert sorted(weights.past_names) == sorted((*layout.encoder_reals, "state"))
+    assert sorted(weights.future_names) == sorted(layout.decoder_reals)
     for rows in (weights.past, weights.future, weights.attention, weights.anchors):
         np.testing.assert_allclose(rows.sum(axis=-1), 1, rtol=1e-4)
     assert weights.anchors.shape == (HORIZON_STEPS, len(METRIC_COLUMNS), len(ANCHORS))
@@ -178,7 +179,7 @@ def test_the_sentence_is_one_line_with_the_first_variable_and_an_anchor(explanat
 
 
 def test_no_name_of_the_network_reaches_a_person():
-    for name in (*REALS, *CATEGORICALS):
+    for name in (*Layout().reals, *CATEGORICALS):
         assert "_" not in title_of(name), name
 
 
@@ -187,10 +188,11 @@ def test_no_name_of_the_network_reaches_a_person():
     [
         ("cpu_pct", "CPU of the last hours"),
         ("latency_ms_missing", GAPS),
-        ("mem_pct_day_ago", "same time yesterday"),
-        ("day_ago_missing", "same time yesterday"),
-        ("disk_io_mb_s_week_ago", "same time last week"),
-        ("cpu_pct_2_days_ago", "same time 2 days ago"),
+        ("mem_pct_1d_ago", "same time yesterday"),
+        ("1d_ago_missing", "same time yesterday"),
+        ("disk_io_mb_s_7d_ago_peak", "same time last week"),
+        ("cpu_pct_2d_ago", "same time 2 days ago"),
+        ("mem_pct_above", "memory of the last hours"),
         ("cpu_pct_hour_mean", "CPU: hour mean"),
         ("something_new", "something new"),
         ("time_of_day_cos", "time of day"),
