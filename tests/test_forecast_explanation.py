@@ -192,7 +192,7 @@ def test_no_name_of_the_network_reaches_a_person():
         ("1d_ago_missing", "same time yesterday"),
         ("disk_io_mb_s_7d_ago_peak", "same time last week"),
         ("cpu_pct_2d_ago", "same time 2 days ago"),
-        ("mem_pct_above", "memory of the last hours"),
+        ("mem_pct_above", "Memory of the last hours"),
         ("cpu_pct_hour_mean", "CPU: hour mean"),
         ("something_new", "something new"),
         ("time_of_day_cos", "time of day"),
