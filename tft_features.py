@@ -36,9 +36,9 @@ QUANTILES: tuple[float, ...] = (0.02, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.
 # Steps whose median is the recent level, the first of the ANCHORS: half an hour.
 RECENT_STEPS = 6
 
-# Weight of the fleet's typical spread against a window's own, in observed steps: one hour. A server that was heard of
+# Weight of the fleet's typical spread against a window's own, in observed steps: 20 minutes. A server that was heard of
 # only minutes ago gets a usable scale, and one that never moves does not get a scale of zero.
-PRIOR_STEPS = 12
+PRIOR_STEPS = 4
 _SMALLEST_SCALE = 1e-3  # in the metric's unit; for metrics that no server of the training data reports
 _WEEK_STEPS = 7 * DAY_STEPS
 _LARGEST_SCALED = 12.0  # |asinh| beyond which a value is an outlier of 80,000 spreads
