@@ -93,7 +93,7 @@ class Settings(BaseSettings):
     daemon_host: str = Field("127.0.0.1", min_length=1, description="address to listen on; loopback unless you mean it")
     daemon_port: int = Field(8000, ge=0, le=65535, description="TCP port of the daemon")
     daemon_settle_seconds: float = Field(0.5, ge=0, le=60, description="quiet time after new rows before a forecast")
-    history_hours: int = Field(72, ge=32, le=24 * 60, description="hours of history held in memory for forecasts")
+    history_hours: int = Field(192, ge=32, le=24 * 60, description="hours of history held in memory for forecasts")
     stale_after_minutes: float = Field(15.0, gt=0, description="data older than this is called stale")
     max_future_minutes: float = Field(60.0, ge=0, description="rows further ahead of the clock are refused")
     max_body_mb: float = Field(64.0, gt=0, le=1024, description="largest request body accepted")

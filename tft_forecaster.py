@@ -90,7 +90,7 @@ class Forecaster:
         Parameters
         ----------
         history : DataFrame
-            Valid contract rows (see `data_validator.load_valid_frame`), in any order. The newest 30 hours count.
+            Valid contract rows (see `data_validator.load_valid_frame`), in any order. The newest 7 days count.
 
         Returns
         -------
@@ -117,7 +117,7 @@ class Forecaster:
             for start in range(0, grid.n_servers, _BATCH):
                 servers = torch.arange(start, min(start + _BATCH, grid.n_servers))
                 windows = gather_windows(fleet, servers, torch.full_like(servers, grid.n_steps), spec)
-                forecast = windows.scale.units(forecast_scaled(self._model.network, windows))
+                forecast = windows.scale.units(forecast_scaled(self._model.network, windows, spec.calibration))
                 forecast.masked_fill_(~windows.observed[:, None, :, None], float("nan"))
                 values[start : start + len(servers)] = forecast.numpy()
         return Forecast(

@@ -44,6 +44,7 @@ from training_scores import (
     describe_data,
     describe_hyperparameters,
     describe_losses,
+    fit_quantiles,
     judge_quality,
     library_versions,
     validation_scores,
@@ -370,6 +371,7 @@ def _make_model(
     created = utc_now()
     name = _free_name(models_dir, created)
     _, validation = lesson.batches(settings)
+    lesson = replace(lesson, spec=replace(lesson.spec, calibration=fit_quantiles(network, lesson.spec, validation)))
     info = {
         "created_at": iso_z(created.replace(microsecond=0)),
         "data": describe_data(lesson.data, lesson.split),
