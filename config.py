@@ -86,8 +86,21 @@ class Settings(BaseSettings):
     )
     risk_yellow: float = Field(0.3, gt=0, lt=1, description="risk from which a server is shown yellow")
     risk_red: float = Field(0.7, gt=0, lt=1, description="risk above which a server is shown red")
-    alert_open_risk: float = Field(0.7, gt=0, lt=1, description="breach probability at which an alert opens")
-    alert_close_risk: float = Field(0.5, gt=0, lt=1, description="breach probability below which it closes again")
+    alert_open_risk: float = Field(
+        0.7,
+        gt=0,
+        lt=1,
+        description="breach probability at which an alert opens; if not set, a calibrated model brings its own",
+    )
+    alert_close_risk: float = Field(
+        0.5,
+        gt=0,
+        lt=1,
+        description="breach probability below which it closes again; if not set, a calibrated model brings its own",
+    )
+    alert_target_precision: float = Field(
+        0.8, gt=0, lt=1, description="share of alerts that shall come true; a training chooses when they open by it"
+    )
 
     # Daemon
     daemon_host: str = Field("127.0.0.1", min_length=1, description="address to listen on; loopback unless you mean it")

@@ -23,6 +23,7 @@ from forecast import Forecast
 from forecast_explanation import ForecastWeights
 from model_folder import LoadedModel, load_model
 from model_inputs import ANCHORS
+from risk_calibration import RiskCalibration
 from tft_features import FleetTensors, gather_windows, middles
 from tft_model import by_step, forecast_scaled
 
@@ -80,6 +81,11 @@ class Forecaster:
         return cls(load_model(model_dir))
 
     @property
+    def calibration(self) -> RiskCalibration | None:
+        """How the model's risk is to be read; None if it brings none, and its risk is as the quantiles say."""
+        return self._model.calibration
+
+    @property
     def history_steps(self) -> int:
         """Steps of 5 minutes before the origin that can influence a forecast."""
         return self._model.spec.history_steps
@@ -127,6 +133,7 @@ class Forecaster:
             origin=time_of(grid.origin_step - 1),
             values=values,
             quantiles=spec.quantiles,
+            calibration=self._model.calibration,
         )
 
     def explain_grid(self, grid: FleetGrid, server: int) -> ForecastWeights:
