@@ -18,7 +18,7 @@ from backtest_scores import KNOWN, Floats
 from baselines import Method
 from common_utils import iso_z
 from data_contract import METRIC_COLUMNS, SERVED_QUANTILES
-from fleet_grid import DAY_STEPS, time_of
+from fleet_grid import DAY_STEPS, FleetGrid, time_of
 
 _PAST_STEPS = DAY_STEPS
 _DIGITS = 3
@@ -80,6 +80,14 @@ class Examples:
                 if window is not None:
                     found.append(self._record(method, quantiles, metric, k, window, why))
         return found
+
+    def histories(self, most: int) -> list[FleetGrid]:
+        """What was known when the chosen windows were forecast, each of one server; the typical ones first."""
+        middle, unseen = ([_typical(windows) for windows in kind] for kind in (self._middle, self._middle_unseen))
+        chosen = dict.fromkeys(
+            (window.number, window.server) for window in (*middle, *unseen, *self._worst) if window is not None
+        )
+        return [self._judge.known_at(number, slice(server, server + 1)) for number, server in list(chosen)[:most]]
 
     def _record(
         self, method: Method, quantiles: Sequence[float], metric: str, k: int, window: Window, why: str

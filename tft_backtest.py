@@ -40,6 +40,7 @@ from data_contract import (
     shorten,
 )
 from fleet_grid import FleetGrid, time_of
+from forecast_explanation import explain
 from model_folder import LATEST, LoadedModel, load_model
 from tft_forecaster import Forecaster
 from tft_trainer import train
@@ -47,7 +48,8 @@ from training_data import TrainingData, copy_servers, load_fleet
 from training_options import Hardware, Restrictions, held_out_servers
 
 OWN_MODELS = "backtest"  # folder of models_dir in which models lie that were trained for a backtest
-RESULT_FILE = "result.json"
+RESULT_FILE, REPORT_FILE = "result.json", "report.html"
+_EXPLAINED = 4  # forecasts: a person reads no more
 _FLEET, _KNOWN_FLEET = "fleet", "known"
 
 Tell = Callable[[str, int, int], None]  # what is done, how much of it, and how much there is
@@ -137,6 +139,10 @@ class TftMethod:
         recent = grid.since(grid.origin_step - self._forecaster.history_steps).select(servers)
         hidden = replace(recent, profiles=(GENERIC_PROFILE,) * recent.n_servers)
         return self._forecaster.predict_grid(hidden).values
+
+    def explained(self, history: FleetGrid) -> dict[str, Any]:
+        """Why the forecast of one server, from the end of its history on, is as it is."""
+        return explain(self._forecaster, history, history.names[0]).as_dict()
 
 
 def run_backtest(
@@ -340,6 +346,7 @@ class _Course:
             result.scores += scores.profile_rows(method.name, "known")
             result.scores += self._as_generic(method, quantiles).profile_rows(method.name, GENERIC_PROFILE)
         result.examples = examples.records(method, quantiles)
+        result.explanations = [method.explained(history) for history in examples.histories(_EXPLAINED)]
 
     def _as_generic(self, method: TftMethod, quantiles: Sequence[float]) -> Scores:
         """Scores of the held-out servers that have a profile, forecast without it."""
@@ -431,9 +438,13 @@ def write_result(answer: dict[str, Any], folder: Path) -> list[Path]:
     BacktestError
         If they cannot be written; what was there before stays.
     """
-    names = [RESULT_FILE]
+    from backtest_report import render_report
+
+    names = [RESULT_FILE, REPORT_FILE]
+    page = render_report(answer)
     with _writing(folder), written_together(folder, names) as aside:
         write_json(aside / RESULT_FILE, answer)
+        (aside / REPORT_FILE).write_text(page, encoding="utf-8")
     return [folder / name for name in names]
 
 

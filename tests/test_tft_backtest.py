@@ -330,11 +330,23 @@ def test_the_terminal_says_plainly_where_the_model_loses(answer: dict[str, Any])
         assert max(map(len, screen.getvalue().splitlines()[3:8])) <= width
 
 
+def test_some_of_the_examples_are_explained(answer: dict[str, Any]) -> None:
+    windows = {(example["server"], example["origin"]) for example in answer["examples"]}
+    explained = [(each["server_name"], each["prediction_time"]) for each in answer["explanations"]]
+    assert 1 <= len(explained) == len(set(explained)) <= 4 and set(explained) <= windows
+    for each in answer["explanations"]:
+        assert sum(each["past"].values()) == pytest.approx(1, abs=1e-2) and each["server_name"] in each["sentence"]
+
+
 def test_a_result_is_written_whole_or_not_at_all(answer: dict[str, Any], tmp_path: Path) -> None:
     insist_on_output(tmp_path / "new")
     assert not (tmp_path / "new").exists()
-    assert tmp_path / "report" / "result.json" in write_result(answer, tmp_path / "report")
-    assert json.loads((tmp_path / "report" / "result.json").read_text()) == answer
+    folder = tmp_path / "report"
+    assert write_result(answer, folder) == [folder / "result.json", folder / "report.html"]
+    assert json.loads((folder / "result.json").read_text()) == answer
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert all(method["title"] in page for method in answer["methods"])
+    assert all(f"{explanation['server_name']}, " in page for explanation in answer["explanations"])
     (tmp_path / "file").touch()
     for write in (insist_on_output, lambda folder: write_result(answer, folder)):
         with pytest.raises(BacktestError, match="cannot be written"):
