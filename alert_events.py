@@ -69,6 +69,11 @@ class Event:
         """Whether nothing could be seen of it before the breach."""
         return self.onset is not None and self.onset >= self.breach
 
+    @property
+    def troubled(self) -> tuple[int, ...]:
+        """Metrics that are in trouble while it lasts: that which crosses, or all of a server that has an incident."""
+        return self.metrics if self.kind == CROSSING else tuple(range(len(METRIC_COLUMNS)))
+
 
 def limits_of(grid: FleetGrid, settings: Settings) -> npt.NDArray[np.float64]:
     """Critical thresholds of each server's metrics, (n_servers, n_metrics)."""
@@ -159,15 +164,14 @@ def outcomes(
     -------
     ahead, during : bool arrays, (columns, n_servers, n_metrics)
         Whether a breach of the metric lies within the horizon (the column itself is its first step); and whether the
-        metric is in trouble already, from the step after the breach to the event's end.
+        metric is in trouble already (`Event.troubled`), from the step after the breach to the event's end.
     """
     shape = (len(columns), n_servers, len(METRIC_COLUMNS))
     ahead, during = np.zeros(shape, dtype=np.bool_), np.zeros(shape, dtype=np.bool_)
     for event in events:
         first, breach, end = np.searchsorted(columns, (event.breach - horizon + 1, event.breach + 1, event.end))
-        for metric in event.metrics:
-            ahead[first:breach, event.server, metric] = True
-            during[breach:end, event.server, metric] = True
+        ahead[first:breach, event.server, list(event.metrics)] = True
+        during[breach:end, event.server, list(event.troubled)] = True
     return ahead, during
 
 

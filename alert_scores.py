@@ -24,7 +24,8 @@ Floats = npt.NDArray[np.floating[Any]]
 Columns = npt.NDArray[np.int64]
 
 # true: a breach of the metric, one that can be foreseen, lies within the horizon of the forecast that opened the alert.
-# late: the metric was in trouble already. undecided: less than half of the horizon was measured, and no breach seen.
+# late: the metric, or the server by an incident, was in trouble already: nobody needed to be told.
+# undecided: less than half of the horizon was measured, and no breach seen.
 # false: everything else, among it a breach that came suddenly, which nobody can have foreseen.
 Outcome = Literal["true", "false", "late", "undecided"]
 
@@ -164,10 +165,14 @@ def raise_alerts(scores: Floats, columns: Columns, policy: AlertPolicy) -> list[
     with np.errstate(invalid="ignore"):
         servers, metrics = np.nonzero((scores >= policy.open_at).any(axis=0))  # nothing can open elsewhere
     watched = scores[:, servers, metrics]
-    states = AlertStates.none_open((len(servers),))
+    quiet = np.logical_not((watched >= policy.close_at).any(axis=1))
+    nothing = states = AlertStates.none_open((len(servers),))
     alerts: list[RaisedAlert] = []
     opened_with: dict[int, float] = {}
-    for column, row in zip(columns.tolist(), watched, strict=True):
+    for column, row, is_quiet in zip(columns.tolist(), watched, quiet.tolist(), strict=True):
+        if is_quiet and not opened_with:
+            states = nothing
+            continue
         after = states.advance(row, column, policy)
         for place in np.flatnonzero(after.opened != states.opened).tolist():
             if states.opened[place] >= 0:
@@ -203,17 +208,21 @@ def judge(
     judged = [event for event in events if watched[0] <= event.breach <= watched[1]]
     place_of = {id(event): place for place, event in enumerate(judged)}
     of_metric: dict[tuple[int, int], list[Event]] = {}
+    trouble: dict[tuple[int, int], list[Event]] = {}
     for event in events:
         for metric in event.metrics:
             of_metric.setdefault((event.server, metric), []).append(event)
+        for metric in event.troubled:
+            trouble.setdefault((event.server, metric), []).append(event)
     lead: list[int | None] = [None] * len(judged)
     claimed: set[int] = set()
     told: list[tuple[RaisedAlert, Outcome, int | None]] = []
     for alert in alerts:
-        outcome, cause = _outcome(alert, of_metric.get((alert.server, alert.metric), ()), measured)
+        key = (alert.server, alert.metric)
+        outcome, cause = _outcome(alert, of_metric.get(key, ()), trouble.get(key, ()), measured)
         place = None if cause is None else place_of.get(id(cause))
         told.append((alert, outcome, place))
-        for event in of_metric.get((alert.server, alert.metric), ()):
+        for event in of_metric.get(key, ()):
             is_open = alert.opened <= event.breach < alert.closed and event.breach < alert.opened + HORIZON_STEPS
             number = place_of.get(id(event))
             if number is None or not is_open:
@@ -226,10 +235,12 @@ def judge(
     return Verdict(tuple(told), tuple(judged), tuple(lead), len(claimed), n_servers * steps / _WEEK_STEPS)
 
 
-def _outcome(alert: RaisedAlert, events: Sequence[Event], measured: Mask | None) -> tuple[Outcome, Event | None]:
+def _outcome(
+    alert: RaisedAlert, events: Sequence[Event], trouble: Sequence[Event], measured: Mask | None
+) -> tuple[Outcome, Event | None]:
     end = alert.opened + HORIZON_STEPS
     ahead = [event for event in events if alert.opened <= event.breach < end]
-    if any(event.breach < alert.opened < event.end for event in events):
+    if any(event.breach < alert.opened < event.end for event in trouble):
         return "late", None
     foreseeable = [event for event in ahead if not event.is_sudden]
     if foreseeable:

@@ -86,14 +86,27 @@ class Settings(BaseSettings):
     )
     risk_yellow: float = Field(0.3, gt=0, lt=1, description="risk from which a server is shown yellow")
     risk_red: float = Field(0.7, gt=0, lt=1, description="risk above which a server is shown red")
-    alert_open_risk: float = Field(0.7, gt=0, lt=1, description="breach probability at which an alert opens")
-    alert_close_risk: float = Field(0.5, gt=0, lt=1, description="breach probability below which it closes again")
+    alert_open_risk: float = Field(
+        0.7,
+        gt=0,
+        lt=1,
+        description="breach probability at which an alert opens; if not set, a calibrated model brings its own",
+    )
+    alert_close_risk: float = Field(
+        0.5,
+        gt=0,
+        lt=1,
+        description="breach probability below which it closes again; if not set, a calibrated model brings its own",
+    )
+    alert_target_precision: float = Field(
+        0.8, gt=0, lt=1, description="share of alerts that shall come true; a training chooses when they open by it"
+    )
 
     # Daemon
     daemon_host: str = Field("127.0.0.1", min_length=1, description="address to listen on; loopback unless you mean it")
     daemon_port: int = Field(8000, ge=0, le=65535, description="TCP port of the daemon")
     daemon_settle_seconds: float = Field(0.5, ge=0, le=60, description="quiet time after new rows before a forecast")
-    history_hours: int = Field(72, ge=32, le=24 * 60, description="hours of history held in memory for forecasts")
+    history_hours: int = Field(192, ge=32, le=24 * 60, description="hours of history held in memory for forecasts")
     stale_after_minutes: float = Field(15.0, gt=0, description="data older than this is called stale")
     max_future_minutes: float = Field(60.0, ge=0, description="rows further ahead of the clock are refused")
     max_body_mb: float = Field(64.0, gt=0, le=1024, description="largest request body accepted")

@@ -188,6 +188,7 @@ def shorten(items: object, limit: int = 6) -> str:
 #   PrometheusError (RuntimeError)  a Prometheus cannot be asked, or its answers cannot be used
 #   ModelFolderError (ValueError)   a model folder is incomplete, damaged or of another contract
 #   TrainingError (RuntimeError)    training cannot start or did not produce a usable model
+#   BacktestError (ValueError)      forecasts cannot be judged, or could only be judged unfairly
 #   ConfigurationError (ValueError) a setting is wrong
 #   DaemonError (RuntimeError)      the daemon cannot start or cannot be reached
 #   UnknownServerIdError (KeyError) an id that no server of the mapping has
@@ -272,6 +273,12 @@ class TrainingError(ProductError, RuntimeError):
     """Training that cannot start or did not produce a usable model."""
 
     document = "Docs/MODEL_FOLDER.md"
+
+
+class BacktestError(ProductError, ValueError):
+    """Forecasts that cannot be judged, or only on what their model has learned from."""
+
+    document = "Docs/BACKTEST.md"
 
 
 class ConfigurationError(ProductError, ValueError):

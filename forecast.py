@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data_contract import HORIZON_STEPS, STEP_MINUTES
+from risk_calibration import RiskCalibration
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,8 @@ class Forecast:
         In the metrics' units; NaN for metrics that a server does not report. Never decreasing along the quantiles.
     quantiles : tuple of float
         Ascending, the median in the middle.
+    calibration : RiskCalibration or None
+        How the model's risk is to be read; None if the model brings none.
     """
 
     server_names: tuple[str, ...]
@@ -35,6 +38,7 @@ class Forecast:
     origin: datetime
     values: npt.NDArray[np.float32]
     quantiles: tuple[float, ...]
+    calibration: RiskCalibration | None = None
 
     def at(self, quantile: float) -> npt.NDArray[np.float32]:
         """Values of one quantile, (n_servers, 96, n_metrics); selected by value, never by position.

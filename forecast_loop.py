@@ -226,7 +226,12 @@ class ForecastLoop:
         else:
             self._forecaster = forecaster
             self.model_error = None
-            log.info("model loaded", model=forecaster.info.name, model_version=forecaster.info.model_version)
+            log.info(
+                "model loaded",
+                model=forecaster.info.name,
+                model_version=forecaster.info.model_version,
+                risk="uncalibrated" if forecaster.calibration is None else "calibrated",
+            )
             self._publish(published)
             return None
         self._refuse(refused)

@@ -682,6 +682,142 @@ def explain(
 
 
 @command(
+    "backtest",
+    "Docs/BACKTEST.md",
+    "python main.py backtest",
+    "python main.py backtest --preset quick --baselines last_value,seasonal_naive --output report/",
+    "python main.py backtest --data vms.parquet --test-days 9 --max-time 30m",
+    "python main.py backtest --model models/backtest/latest --origins 10 --json",
+)
+def backtest(
+    data: Annotated[
+        Path | None, typer.Option(help="Parquet file or folder.", show_default="setting data_dir, ./training/")
+    ] = None,
+    model: Annotated[
+        Path | None,
+        typer.Option(
+            help="Judge this model folder; refused if it has learned from the test.",
+            show_default="train one for the test",
+        ),
+    ] = None,
+    test_days: Annotated[
+        float | None,
+        typer.Option(
+            "--test-days",
+            min=0.33,
+            max=3650,
+            help="Days at the end that judge, in whole blocks of 8 hours.",
+            show_default="the last fifth, at most 9",
+        ),
+    ] = None,
+    every: Annotated[
+        str, typer.Option(metavar="TIME", help="From one origin to the next: 8h leaves no gap and no overlap.")
+    ] = "8h",
+    origins: Annotated[
+        int | None, typer.Option(min=1, help="At most so many origins, spread evenly.", show_default="all")
+    ] = None,
+    baselines: Annotated[
+        str, typer.Option(metavar="NAMES", help="all, none, or names with commas between; a wrong one lists them.")
+    ] = "all",
+    hold_out_servers: Annotated[
+        float,
+        typer.Option(
+            "--hold-out-servers", min=0, max=0.5, help="Share of the servers that the model to be trained never sees."
+        ),
+    ] = 0.2,
+    preset: Annotated[
+        Literal["quick", "standard", "production"], typer.Option(help="Of the training, as in `train`.")
+    ] = "standard",
+    epochs: Annotated[
+        int | None, typer.Option(min=1, max=10_000, help="Of the training.", show_default="by the preset")
+    ] = None,
+    max_time: Annotated[
+        str | None, typer.Option("--max-time", metavar="TIME", help="End the training after 90s, 10m, 2h or 1h30m.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with a backtest's training that was interrupted.")
+    ] = False,
+    models_dir: Annotated[
+        Path | None,
+        typer.Option(
+            "--models-dir", help="The model goes to its folder backtest/.", show_default="setting models_dir, ./models/"
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, max=256, help="Processes for slow baselines.", show_default="cores")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder for result.json and report.html.", show_default="none")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Seed of everything random.", show_default="setting seed")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Judge forecasts on time and servers the model has not seen, beside what people would use instead.
+
+    A model is trained on what lies before the test, without a fifth of the servers. Then every server is forecast from
+    many origins, and all methods are scored on the same labels. Ctrl-C ends it with what was finished, exit code 130.
+    """
+    from training_options import TRAIN_PRESETS, seconds_of, spare_busy_cores
+
+    spare_busy_cores()
+    try:
+        max_seconds = None if max_time is None else seconds_of(max_time)
+    except ValueError as error:
+        raise typer.BadParameter(f"{error}.", param_hint="--max-time") from None
+    try:
+        every_steps, rest = divmod(seconds_of(every), 300)
+    except ValueError as error:
+        raise typer.BadParameter(f"{error}.", param_hint="--every") from None
+    if rest or every_steps < 1:
+        raise typer.BadParameter("forecasts begin every 5 minutes or a multiple of that.", param_hint="--every")
+    if model is not None and (resume or max_time is not None or epochs is not None):
+        raise typer.BadParameter("--resume, --epochs and --max-time are for training one.", param_hint="--model")
+    flags = {"data_dir": data, "models_dir": models_dir, "seed": seed}
+    settings = _settings(**flags)
+    chosen = {name: value for name, value in TRAIN_PRESETS[preset].items() if name not in settings.model_fields_set}
+    usual_epochs = chosen.pop("epochs")
+    settings = _settings(**flags, **chosen)
+
+    from tft_backtest import BacktestOptions, baselines_named, insist_on_output, run_backtest, write_result
+
+    try:
+        names = baselines_named(baselines)
+    except ValueError as error:
+        raise typer.BadParameter(f"{error}.", param_hint="--baselines") from None
+    options = BacktestOptions(
+        model_dir=model,
+        test_days=test_days,
+        every_steps=int(every_steps),
+        origins=origins,
+        hold_out=hold_out_servers,
+        baselines=names,
+        epochs=epochs or usual_epochs,
+        max_seconds=max_seconds,
+        resume=resume,
+        workers=workers,
+    )
+    if output is not None:
+        insist_on_output(output)
+    with _steps(quiet=as_json) as tell:
+        console = None if as_json else Console(stderr=True)
+        result = run_backtest(settings.data_dir, settings, options, tell=tell, console=console)
+    answer = result.as_dict()
+    written = [] if output is None else write_result(answer, output)
+    if as_json:
+        show_json(answer)
+    else:
+        from backtest_view import show_backtest
+
+        show_backtest(answer, _stdout())
+        for path in written:
+            _done("Written:", path)
+    if result.stopped:
+        raise typer.Exit(130)
+
+
+@command(
     "serve",
     "Docs/DAEMON.md",
     "python main.py serve",
@@ -795,6 +931,34 @@ def _progress(description: str, *, quiet: bool) -> Iterator[Callable[[int, int],
     with Progress(*columns, console=console, disable=quiet or not console.is_terminal, transient=True) as progress:
         task = progress.add_task(description, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+@contextlib.contextmanager
+def _steps(*, quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
+    """Progress bars on standard error, one after the other; gives `tell(what, done, total)`."""
+    from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    bars = Progress(*columns, console=console, disable=quiet or not console.is_terminal, transient=True)
+    tasks: dict[str, TaskID] = {}
+
+    def tell(what: str, done: int, total: int) -> None:
+        if what not in tasks:
+            for task in tasks.values():
+                bars.update(task, visible=False)
+            tasks[what] = bars.add_task(what)
+            bars.start()
+        bars.update(tasks[what], completed=done, total=total)
+        if done >= total:  # what comes next may draw its own
+            bars.update(tasks[what], visible=False)
+            bars.stop()
+            tasks.clear()
+
+    try:
+        yield tell
+    finally:
+        bars.stop()
 
 
 def _done(what: str, where: object) -> None:

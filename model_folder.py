@@ -36,6 +36,7 @@ from data_contract import (
     shorten,
 )
 from data_validator import DataValidator
+from risk_calibration import RiskCalibration
 from server_encoder import ServerEncoder
 from tft_features import QUANTILES, FeatureSpec
 from tft_model import FastTemporalFusionTransformer, NetworkConfig, build_network
@@ -49,13 +50,37 @@ _MAX_HEADER_MB = 1.0  # names and shapes in the file of weights
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model folder in memory."""
+    """A model folder in memory.
+
+    Attributes
+    ----------
+    name : str
+    network : FastTemporalFusionTransformer
+    spec : FeatureSpec
+    info : dict
+        Content of `training_info.json`.
+    encoder : ServerEncoder
+    calibration : RiskCalibration or None
+        How its risk is to be read; folders made before there was one have none.
+    """
 
     name: str
     network: FastTemporalFusionTransformer
     spec: FeatureSpec
     info: dict[str, Any]
     encoder: ServerEncoder
+    calibration: RiskCalibration | None = None
+
+
+def contract_of_models() -> dict[str, Any]:
+    """Part of `training_info.json` that is the same in all models of this version."""
+    return {
+        "contract_version": CONTRACT_VERSION,
+        "model_version": MODEL_VERSION,
+        "states": list(VALID_STATES),
+        "profiles": list(VALID_PROFILES),
+        "metrics": list(METRIC_COLUMNS),
+    }
 
 
 def save_model(
@@ -98,12 +123,8 @@ def save_model(
         write_json(
             partial / TRAINING_INFO,
             {
-                "contract_version": CONTRACT_VERSION,
-                "model_version": MODEL_VERSION,
+                **contract_of_models(),
                 "model_name": name,
-                "states": list(VALID_STATES),
-                "profiles": list(VALID_PROFILES),
-                "metrics": list(METRIC_COLUMNS),
                 "weights_sha256": sha256_of_file(partial / MODEL_WEIGHTS),
                 **info,
             },
@@ -155,6 +176,7 @@ def load_model(model_dir: str | os.PathLike[str]) -> LoadedModel:
         ) from error
     if faults:
         raise _unusable(folder, faults)
+    calibration = _calibration_of(folder, info)
     try:
         network = build_network(spec, network_config)
         expected_mb = sum(tensor.nbytes for tensor in network.state_dict().values()) / 1e6
@@ -168,7 +190,17 @@ def load_model(model_dir: str | os.PathLike[str]) -> LoadedModel:
         raise _unusable(folder, faults)
     network.load_state_dict(weights)
     network.eval()
-    return LoadedModel(info["model_name"], network, spec, info, encoder)
+    return LoadedModel(info["model_name"], network, spec, info, encoder, calibration)
+
+
+def _calibration_of(folder: Path, info: dict[str, Any]) -> RiskCalibration | None:
+    """How the model's risk is to be read; None where the folder says nothing of it."""
+    content = info.get("risk_calibration")
+    try:
+        return None if content is None else RiskCalibration.from_dict(content)
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        reason = f"{TRAINING_INFO}: risk_calibration is none ({type(error).__name__}: {shorten([str(error)])})"
+        raise _unusable(folder, [reason]) from error
 
 
 def _is_larger(path: Path, megabytes: float) -> bool:

@@ -29,6 +29,7 @@ from data_contract import (
 )
 from fleet_grid import N_METRICS, FleetGrid
 from model_inputs import STATIC_REALS, Layout
+from quantile_calibration import QuantileCalibration
 
 # At least p02, the nine deciles and p98; the median must be in the middle (see tft_model.ordered_quantiles).
 QUANTILES: tuple[float, ...] = (0.02, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.98)
@@ -60,6 +61,8 @@ class FeatureSpec:
         Ids (of `ServerEncoder`) that the network has seen, sorted; category k + 1 is `server_ids[k]`, 0 is unknown.
     prior_scale : tuple of float
         Typical spread of each metric over the training servers, in its unit.
+    calibration : QuantileCalibration, optional
+        How far the quantiles really lie from the median; None where nobody has counted.
     """
 
     layout: Layout
@@ -68,6 +71,7 @@ class FeatureSpec:
     quantiles: tuple[float, ...] = QUANTILES
     profiles: tuple[str, ...] = VALID_PROFILES
     states: tuple[str, ...] = VALID_STATES
+    calibration: QuantileCalibration | None = None
     _id_category: dict[str, int] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -95,18 +99,21 @@ class FeatureSpec:
             "quantiles": list(self.quantiles),
             "profiles": list(self.profiles),
             "states": list(self.states),
+            "calibration": None if self.calibration is None else self.calibration.as_dict(),
         }
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> FeatureSpec:
         """Inverse of `as_dict`; KeyError, TypeError or ValueError on anything else."""
+        calibration, quantiles = content["calibration"], tuple(float(quantile) for quantile in content["quantiles"])
         return cls(
             layout=Layout.from_dict(content),
             server_ids=tuple(str(server_id) for server_id in content["server_ids"]),
             prior_scale=tuple(float(scale) for scale in content["prior_scale"]),
-            quantiles=tuple(float(quantile) for quantile in content["quantiles"]),
+            quantiles=quantiles,
             profiles=tuple(str(profile) for profile in content["profiles"]),
             states=tuple(str(state) for state in content["states"]),
+            calibration=None if calibration is None else QuantileCalibration.from_dict(calibration, len(quantiles)),
         )
 
 

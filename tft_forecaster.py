@@ -23,6 +23,7 @@ from forecast import Forecast
 from forecast_explanation import ForecastWeights
 from model_folder import LoadedModel, load_model
 from model_inputs import ANCHORS
+from risk_calibration import RiskCalibration
 from tft_features import FleetTensors, gather_windows, middles
 from tft_model import by_step, forecast_scaled
 
@@ -80,6 +81,11 @@ class Forecaster:
         return cls(load_model(model_dir))
 
     @property
+    def calibration(self) -> RiskCalibration | None:
+        """How the model's risk is to be read; None if it brings none, and its risk is as the quantiles say."""
+        return self._model.calibration
+
+    @property
     def history_steps(self) -> int:
         """Steps of 5 minutes before the origin that can influence a forecast."""
         return self._model.spec.history_steps
@@ -90,7 +96,7 @@ class Forecaster:
         Parameters
         ----------
         history : DataFrame
-            Valid contract rows (see `data_validator.load_valid_frame`), in any order. The newest 30 hours count.
+            Valid contract rows (see `data_validator.load_valid_frame`), in any order. The newest 7 days count.
 
         Returns
         -------
@@ -117,7 +123,7 @@ class Forecaster:
             for start in range(0, grid.n_servers, _BATCH):
                 servers = torch.arange(start, min(start + _BATCH, grid.n_servers))
                 windows = gather_windows(fleet, servers, torch.full_like(servers, grid.n_steps), spec)
-                forecast = windows.scale.units(forecast_scaled(self._model.network, windows))
+                forecast = windows.scale.units(forecast_scaled(self._model.network, windows, spec.calibration))
                 forecast.masked_fill_(~windows.observed[:, None, :, None], float("nan"))
                 values[start : start + len(servers)] = forecast.numpy()
         return Forecast(
@@ -127,6 +133,7 @@ class Forecaster:
             origin=time_of(grid.origin_step - 1),
             values=values,
             quantiles=spec.quantiles,
+            calibration=self._model.calibration,
         )
 
     def explain_grid(self, grid: FleetGrid, server: int) -> ForecastWeights:

@@ -27,6 +27,7 @@ from model_inputs import (
     STATIC_CATEGORICALS,
     STATIC_REALS,
 )
+from quantile_calibration import QuantileCalibration
 from tft_features import FeatureSpec, Windows
 from tft_kernels import attend, gate_and_norm, gated, residual_network, select_variables
 
@@ -264,17 +265,19 @@ def build_network(spec: FeatureSpec, config: NetworkConfig) -> FastTemporalFusio
         return FastTemporalFusionTransformer(**network_arguments(spec, config))
 
 
-def forecast_scaled(network: Any, windows: Windows) -> Tensor:
+def forecast_scaled(network: Any, windows: Windows, calibration: QuantileCalibration | None = None) -> Tensor:
     """Quantiles in scaled space, (batch, horizon, n_metrics, n_quantiles), never decreasing along the last axis.
 
     The network's outputs per metric and step are quantiles relative to an anchor, and one logit per anchor: the anchor
-    is the mean of the window's naive forecasts, weighed by the network itself.
+    is the mean of the window's naive forecasts, weighed by the network itself. With a calibration, the quantiles lie as
+    far from the median as measurements were found to.
     """
     raw = by_step(network.raw_outputs(windows.inputs), windows.anchors.size(1))
     quantiles, logits = raw[..., : -len(ANCHORS)], raw[..., -len(ANCHORS) :]
     share = torch.softmax(logits.movedim(-1, 0), dim=0)
     anchor = (share * windows.anchors.movedim(-1, 0).contiguous()).sum(dim=0)
-    return ordered_quantiles(quantiles, anchor)
+    forecast = ordered_quantiles(quantiles, anchor)
+    return forecast if calibration is None else calibration.applied(forecast)
 
 
 def by_step(raw: Tensor, steps: int) -> Tensor:

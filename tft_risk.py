@@ -1,23 +1,25 @@
 """What forecasts mean: the risk of each server, its alerts, and the records in the owner's format.
 
-Risk is a probability that the model itself gives: for each metric the largest P(value > critical threshold) over the
-horizon, read off the predicted quantiles; a server's risk is the largest over its metrics. NumPy only; torch and HTTP
-are not known here.
+Risk is the probability that a metric crosses its critical threshold within the horizon; a server's risk is the largest
+over its metrics. It is read off the predicted quantiles: the largest P(value > threshold) over the steps, mapped to
+what such forecasts turned out to be worth (`risk_calibration.py`) where the model brings that map. NumPy only; torch
+and HTTP are not known here.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from alert_hysteresis import AlertPolicy, AlertStates
 from common_utils import iso_z
 from config import Settings
 from data_contract import HORIZONS, METRIC_COLUMNS, METRICS, SERVED_QUANTILES, STEP_MINUTES, VALID_STATES
-from fleet_grid import FleetGrid
+from fleet_grid import FleetGrid, step_of, time_of
 from forecast import Forecast
 
 _DIGITS = 3  # decimals of served values: finer than any monitoring measures
@@ -84,13 +86,40 @@ def breach_probability(forecast: Forecast, thresholds: npt.NDArray[np.float64]) 
     return probability
 
 
+def raw_risk(by_step: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Largest probability over the steps, (n_servers, n_metrics); NaN where there is no forecast."""
+    # A metric without a forecast is NaN at every step, so the maximum over the steps is NaN too.
+    largest: npt.NDArray[np.float64] = by_step.max(axis=1)
+    return largest
+
+
+def risk_of(forecast: Forecast, by_step: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Probability that each metric crosses its threshold within the horizon, (n_servers, n_metrics).
+
+    Calibrated where the model brings a calibration, else the raw risk.
+
+    Parameters
+    ----------
+    by_step : float array, (n_servers, 96, n_metrics)
+        What `breach_probability` gives.
+    """
+    raw = raw_risk(by_step)
+    return raw if forecast.calibration is None else forecast.calibration.probability(raw)
+
+
+def policy_of(forecast: Forecast, settings: Settings) -> AlertPolicy:
+    """When alerts open and close: as it was set, else as the model's calibration found it best, else by default."""
+    is_set = bool({"alert_open_risk", "alert_close_risk"} & settings.model_fields_set)
+    if forecast.calibration is not None and not is_set:
+        return forecast.calibration.policy
+    return AlertPolicy(settings.alert_open_risk, settings.alert_close_risk)
+
+
 def assess(forecast: Forecast, settings: Settings) -> list[ServerRisk]:
     """Risk of every server of a forecast, in its order."""
-    probability = breach_probability(forecast, thresholds_of(forecast, settings))
-    # A metric without a forecast is NaN at every step, so the maximum over the steps is NaN too.
-    largest = probability.max(axis=1)  # (n_servers, n_metrics)
+    probability = risk_of(forecast, breach_probability(forecast, thresholds_of(forecast, settings)))
     result = []
-    for name, profile, row in zip(forecast.server_names, forecast.profiles, largest, strict=True):
+    for name, profile, row in zip(forecast.server_names, forecast.profiles, probability, strict=True):
         risks = {metric: _number(value) for metric, value in zip(METRIC_COLUMNS, row, strict=True)}
         known = {metric: value for metric, value in risks.items() if value is not None}
         metric = max(known, key=lambda each: known[each]) if known else None
@@ -186,35 +215,71 @@ def _number(value: float) -> float | None:
 
 # -------------------------------------------------------------------------------------------------------------- alerts
 class AlertBook:
-    """Open alerts, one per server and metric; hysteresis keeps them from flapping.
+    """Open alerts, one per server and metric; hysteresis keeps them from flapping (`alert_hysteresis.py`).
 
-    An alert opens when its breach probability reaches `alert_open_risk` and closes only when it falls below
-    `alert_close_risk`, or when the server has no forecast any more.
+    An alert opens when its breach probability reaches the level of `policy_of` and closes only when it has fallen below
+    the other one for a while, or when the server has no forecast any more.
     """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._open: dict[tuple[str, str], dict[str, Any]] = {}
+        self._names: tuple[str, ...] = ()
+        self._states = AlertStates.none_open((0, len(METRIC_COLUMNS)))
+        self._open: list[dict[str, Any]] = []
 
     def update(self, forecast: Forecast) -> None:
         """Open, renew and close alerts by a new forecast."""
         thresholds = thresholds_of(forecast, self._settings)
-        probability = breach_probability(forecast, thresholds)
-        with np.errstate(invalid="ignore"):
-            largest = np.nan_to_num(probability.max(axis=1))
-        still_open: dict[tuple[str, str], dict[str, Any]] = {}
-        for i, k in np.argwhere(largest >= self._settings.alert_close_risk):
-            key = (forecast.server_names[i], METRIC_COLUMNS[k])
-            before = self._open.get(key)
-            if before is None and largest[i, k] < self._settings.alert_open_risk:
-                continue
-            opened = iso_z(forecast.origin) if before is None else before["opened_at"]
-            still_open[key] = _alert(forecast, int(i), int(k), thresholds[i, k], probability[i, :, k], opened)
-        self._open = still_open
+        by_step = breach_probability(forecast, thresholds)
+        probability = risk_of(forecast, by_step)
+        place_of = {name: place for place, name in enumerate(self._names)}
+        places = np.array([place_of.get(name, -1) for name in forecast.server_names], dtype=np.int64)
+        before = self._states.select(places)
+        policy = policy_of(forecast, self._settings)
+        self._states = before.advance(probability, step_of(forecast.origin) + 1, policy)
+        self._names = forecast.server_names
+        self._open = [
+            _alert(
+                forecast,
+                int(i),
+                int(k),
+                float(thresholds[i, k]),
+                float(probability[i, k]),
+                by_step[i, :, k],
+                iso_z(time_of(int(self._states.opened[i, k]) - 1)),
+            )
+            for i, k in np.argwhere(self._states.is_open)
+        ]
 
     def active(self) -> list[dict[str, Any]]:
         """Open alerts, the most likely first."""
-        return sorted(self._open.values(), key=lambda alert: (-alert["probability"], alert["lead_time_minutes"] or 0))
+        return sorted(self._open, key=lambda alert: (-alert["probability"], alert["lead_time_minutes"] or 0))
+
+
+BREACH_SHARES = {"earliest": 0.1, "median": 0.5, "latest": 0.9}
+
+
+def breach_steps(by_step: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+    """At which steps, counted from 1, a breach is expected if it comes: earliest, median and latest.
+
+    How likely the threshold has been crossed by a step is taken as the largest P(value > threshold) up to there, which
+    is least for any course of the metric. The three are the first steps at which that is 10, 50 and 90 % of what it is
+    at the end of the horizon: of all breaches that come, so many have come by then.
+
+    Parameters
+    ----------
+    by_step : float array, (…, 96)
+        P(value > threshold) at each step, none of them NaN.
+
+    Returns
+    -------
+    int array, (…, 3)
+    """
+    so_far = np.maximum.accumulate(by_step, axis=-1)
+    shares = np.array(list(BREACH_SHARES.values()))
+    reached = so_far[..., None, :] >= shares[:, None] * so_far[..., -1:, None]
+    steps: npt.NDArray[np.int64] = reached.argmax(axis=-1) + 1
+    return steps
 
 
 def _alert(
@@ -222,42 +287,32 @@ def _alert(
     server: int,
     metric: int,
     threshold: float,
-    probability: npt.NDArray[np.float64],
+    probability: float,
+    by_step: npt.NDArray[np.float64],
     opened_at: str,
 ) -> dict[str, Any]:
-    """Say what will happen, how likely, and when: earliest (p90 crosses), median (p50), latest (p10)."""
-    peak = int(np.argmax(probability))
-    crossing = {
-        label: _first_crossing(forecast, server, metric, quantile, threshold)
-        for label, quantile in (("earliest", 0.9), ("median", 0.5), ("latest", 0.1))
-    }
-    lead = crossing["median"] or crossing["earliest"]
-    lead_minutes = None if lead is None else round((lead - forecast.origin).total_seconds() / 60)
+    """Say what will happen, how likely, and when."""
+    peak = int(np.argmax(by_step))
+    steps = dict(zip(BREACH_SHARES, breach_steps(by_step).tolist(), strict=True))
+    times = {label: forecast.origin + timedelta(minutes=STEP_MINUTES * step) for label, step in steps.items()}
+    lead_minutes = STEP_MINUTES * steps["median"]
     what = METRICS[metric]
     name, median = forecast.server_names[server], float(forecast.at(0.5)[server, peak, metric])
-    if lead is None or lead_minutes is None:
-        when = "within 8 hours"
-    elif lead_minutes <= STEP_MINUTES:  # it may be above already: an alert knows the forecast alone
+    if lead_minutes <= STEP_MINUTES:  # it may be above already: an alert knows the forecast alone
         when = f"within {STEP_MINUTES} minutes"
     else:
-        when = f"in about {lead_minutes} minutes ({iso_z(lead)})"
+        when = f"in about {lead_minutes} minutes ({iso_z(times['median'])})"
     return {
         "server_name": name,
         "profile": forecast.profiles[server],
         "metric": what.column,
         "unit": what.unit,
-        "threshold": float(threshold),
-        "probability": round(float(probability[peak]), _DIGITS),
+        "threshold": threshold,
+        "probability": round(probability, _DIGITS),
         "median_forecast": round(median, _DIGITS),
-        "breach_time": {label: None if moment is None else iso_z(moment) for label, moment in crossing.items()},
+        "breach_time": {label: iso_z(moment) for label, moment in times.items()},
         "lead_time_minutes": lead_minutes,
         "opened_at": opened_at,
         "message": f"{what.label} of {name} will exceed {threshold:g} {what.unit} {when} "
-        f"with probability {probability[peak]:.2f}; median forecast {median:.1f} {what.unit}.",
+        f"with probability {probability:.2f}; median forecast {median:.1f} {what.unit}.",
     }
-
-
-def _first_crossing(forecast: Forecast, server: int, metric: int, quantile: float, threshold: float) -> datetime | None:
-    """First moment at which a quantile exceeds the threshold, None if it does not within the horizon."""
-    above = np.flatnonzero(forecast.at(quantile)[server, :, metric] > threshold)
-    return forecast.origin + timedelta(minutes=STEP_MINUTES * (int(above[0]) + 1)) if len(above) else None

@@ -56,6 +56,7 @@ IMPORTS = (
     "typer",
     "typing_extensions",
     "uvicorn",
+    "vl_convert",
     "websockets",
 )
 

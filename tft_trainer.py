@@ -23,16 +23,18 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from alert_replay import fit_risk_calibration
 from child_processes import ended_by_signals
 from common_utils import iso_z, utc_now
 from config import Settings
 from data_contract import ProductError, TrainingError
 from fleet_grid import time_of
-from model_folder import save_model, weight_faults
+from model_folder import LoadedModel, contract_of_models, save_model, weight_faults
 from model_inputs import Layout
 from server_encoder import ServerEncoder
 from tft_features import Augmentation, FeatureSpec, FleetTensors, mean_root_spread, typical_spread
-from tft_model import NetworkConfig
+from tft_forecaster import Forecaster
+from tft_model import FastTemporalFusionTransformer, NetworkConfig
 from training_data import TrainingData, load_fleet, open_fleet
 from training_loop import ForecastLoss, LossNotFiniteError, Plan, StopRequest, Training, TrainingStopped, slower
 from training_options import Hardware, Restrictions, duration_text, is_launched, is_restarted, launch_name
@@ -44,6 +46,7 @@ from training_scores import (
     describe_data,
     describe_hyperparameters,
     describe_losses,
+    fit_quantiles,
     judge_quality,
     library_versions,
     validation_scores,
@@ -215,7 +218,7 @@ def _train(
                 report.close()
         processes.leave_unless_first(0)
         processes.close()
-        return _make_model(models_dir, session, lesson, training, settings, processes)
+        return _make_model(models_dir, session, lesson, training, settings, processes, report)
 
 
 def _find_run(
@@ -355,6 +358,7 @@ def _make_model(
     training: Training,
     settings: Settings,
     processes: Processes,
+    report: TrainingReport,
 ) -> Path:
     """Turn the best weights into a model folder, if they pass the quality gate."""
     run, records = session.run, training.progress.records
@@ -370,6 +374,7 @@ def _make_model(
     created = utc_now()
     name = _free_name(models_dir, created)
     _, validation = lesson.batches(settings)
+    lesson = replace(lesson, spec=replace(lesson.spec, calibration=fit_quantiles(network, lesson.spec, validation)))
     info = {
         "created_at": iso_z(created.replace(microsecond=0)),
         "data": describe_data(lesson.data, lesson.split),
@@ -379,6 +384,7 @@ def _make_model(
         **describe_losses(records),
         "quality": quality,
         "validation": validation_scores(network, lesson.spec, validation),
+        "risk_calibration": _calibration(lesson, network, settings, report),
         "libraries": library_versions(),
         "hardware": processes.describe(),
         "wall_time_seconds": round(session.seconds, 1),
@@ -397,6 +403,25 @@ def _make_model(
             document=DOCUMENT,
         )
     return folder
+
+
+def _calibration(
+    lesson: _Lesson, network: FastTemporalFusionTransformer, settings: Settings, report: TrainingReport
+) -> dict[str, Any] | None:
+    """Fit on the validation period how the model's risk is to be read; None if there is too little to tell by."""
+    forecaster = Forecaster(LoadedModel("", network, lesson.spec, contract_of_models(), lesson.encoder))
+    try:
+        fitted = fit_risk_calibration(
+            forecaster.predict_grid, lesson.data.grid, lesson.split.train_end, settings, progress=report.calibrating
+        )
+    finally:
+        report.close()
+    if fitted is None:
+        report.say("The risk stays uncalibrated: the validation period has too few crossings of critical thresholds.")
+        return None
+    policy = fitted.policy
+    report.say(f"The risk is calibrated; alerts open at {policy.open_at:.2f} and close below {policy.close_at:.2f}.")
+    return fitted.as_dict()
 
 
 def _free_name(models_dir: Path, moment: datetime) -> str:

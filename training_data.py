@@ -15,7 +15,7 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -167,6 +167,25 @@ def open_fleet(folder: Path) -> TrainingData:
         ) from error
 
 
+def copy_servers(grid: FleetGrid, servers: Sequence[int], folder: Path) -> FleetGrid:
+    """Some of the servers of a fleet that is larger than the memory, copied to a folder and mapped from there.
+
+    Raises
+    ------
+    TrainingError
+        If they cannot be written.
+    """
+    names, profiles = (tuple(texts[server] for server in servers) for texts in (grid.names, grid.profiles))
+    with _disk_trouble_told(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, whole in ((VALUES_FILE, grid.values), (STATES_FILE, grid.states)):
+            with _ArrayFile(folder / name, (len(servers), *whole.shape[1:]), whole.dtype) as file:
+                for server in servers:
+                    file.append(whole[server])
+    values, states = (np.load(folder / name, mmap_mode="r", allow_pickle=False) for name in (VALUES_FILE, STATES_FILE))
+    return FleetGrid(names, profiles, grid.first_step, np.asarray(values), np.asarray(states))
+
+
 @dataclass(frozen=True)
 class _Target:
     """The grid that is to be made: which servers and steps are in it, and how many rows its time has."""
@@ -275,6 +294,10 @@ class _ArrayFile:
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
+
+    def append(self, server: npt.NDArray[Any]) -> None:
+        """Write all values of the next server, (n_steps, …)."""
+        self._file.write(np.ascontiguousarray(server).data)
 
     def write_steps(self, left: int, array: npt.NDArray[Any]) -> None:
         """Write the values of all servers, (n_servers, steps, …), from a step on."""

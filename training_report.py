@@ -29,6 +29,10 @@ class TrainingReport:
         """Show how much of the data is read."""
         self._show("reading", done, total)
 
+    def calibrating(self, done: int, total: int) -> None:
+        """Show how much of the validation period has been forecast."""
+        self._show("calibrating risk", done, total)
+
     def begin_epoch(self, standing: Standing) -> None:
         """Show the epoch's bar."""
         self.close()

@@ -19,6 +19,7 @@ from common_utils import iso_z
 from config import Settings
 from data_contract import HORIZON_STEPS, HORIZONS, METRIC_COLUMNS, VALID_STATES
 from fleet_grid import time_of
+from quantile_calibration import CalibrationFit, QuantileCalibration
 from tft_features import Augmentation, FeatureSpec, Windows
 from tft_model import NetworkConfig, forecast_scaled
 from training_data import TrainingData
@@ -48,6 +49,15 @@ def judge_quality(records: list[EpochRecord]) -> dict[str, Any]:
 
 
 @torch.no_grad()
+def fit_quantiles(network: Any, spec: FeatureSpec, validation: Iterable[Windows]) -> QuantileCalibration:
+    """Count on the validation windows how far from the median each quantile really lies."""
+    fit = CalibrationFit(spec.quantiles)
+    for windows in validation:
+        fit.add(forecast_scaled(network, windows), windows.labels)
+    return fit.result()
+
+
+@torch.no_grad()
 def validation_scores(network: Any, spec: FeatureSpec, validation: Iterable[Windows]) -> dict[str, Any]:
     """Scores of the median and the served interval on the validation windows, beside two naive forecasts.
 
@@ -63,7 +73,7 @@ def validation_scores(network: Any, spec: FeatureSpec, validation: Iterable[Wind
     counts = torch.zeros(HORIZON_STEPS, len(METRIC_COLUMNS), dtype=torch.float64)
     n_windows = 0
     for windows in validation:
-        forecast = windows.scale.units(forecast_scaled(network, windows))
+        forecast = windows.scale.units(forecast_scaled(network, windows, spec.calibration))
         truth = windows.scale.units(windows.labels[..., None])[..., 0]
         last, day_ago = windows.naive
         inside = ((truth >= forecast[..., low]) & (truth <= forecast[..., high])).to(truth)

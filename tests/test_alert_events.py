@@ -69,6 +69,9 @@ def test_what_came_true_of_forecasts_is_told_by_column() -> None:
     assert np.flatnonzero(ahead[:, 0, 0]).tolist() == list(range(11, 21))
     assert np.flatnonzero(during[:, 0, 2]).tolist() == list(range(21, 30))
     assert not ahead[:, 0, 1].any() and not ahead[:, 1].any() and not during[:, 1].any()
+    assert during[21:30, 0].all()  # an incident is the trouble of the whole server
+    during = outcomes([Event(0, (0,), None, 20, 30, CROSSING)], np.arange(40), 2)[1]
+    assert during[21:30, 0, 0].all() and not during[:, 0, 1:].any()
 
 
 @pytest.fixture(scope="module")

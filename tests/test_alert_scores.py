@@ -61,6 +61,9 @@ def test_alerts_of_the_wrong_metric_or_server_or_too_early_are_false() -> None:
 def test_alerts_within_trouble_are_late_neither_true_nor_false() -> None:
     late = verdict(alert(0, 1, 431, 450))
     assert (late.count("late"), late.precision, late.recall) == (1, None, 0)
+    assert verdict(alert(0, 0, 440, 450)).count("late") == 1  # an incident is the trouble of the whole server
+    crossing = Event(0, (1,), None, 430, 460, "crossing")  # a crossing is that of its metric alone
+    assert judge([alert(0, 0, 440, 450)], [crossing], COLUMNS, 4).count("false") == 1
     assert verdict(alert(0, 1, 430, 450)).lead_steps[0] == 0  # the breach's own column was not known yet
 
 

@@ -100,6 +100,13 @@ def test_help_of_every_command_shows_examples_and_a_document_that_exists(command
                 "--precision --accelerator --devices --strategy --until --hold-out-servers"
             ),
         ),
+        (
+            "backtest",
+            (
+                "--data --model --test-days --every --origins --baselines --hold-out-servers --preset --epochs "
+                "--max-time --resume --models-dir --workers --output --seed --json"
+            ),
+        ),
         ("predict", "--model-dir --data --server --json --out"),
         ("explain", "--model-dir --data --json"),
         ("serve", "--daemon --host --port --model-dir --data --history-dir"),
@@ -168,6 +175,9 @@ def test_quick_commands_import_no_heavy_packages(arguments, tmp_path):
         ["import", "a.csv", "--preset", "bitbrains", "--mapping", "b.toml"],
         ["train", "--epochs", "0"],
         ["train", "--preset", "slow"],
+        ["backtest", "--baselines", "prophet"],
+        ["backtest", "--every", "7m"],
+        ["backtest", "--model", "models/latest", "--resume"],
         ["serve", "--port", "70000"],
         ["predict", "--out", "forecasts.txt"],
     ],

@@ -327,7 +327,7 @@ def test_weights_that_do_not_fit_to_the_last_key_shape_dtype_and_value_are_refus
         ({"pieces": [[10**12, 1]]}, "pieces"),
         ({"patch": 7}, "patch is 7"),
         ({"lag_days": [1, 400]}, "lag_days"),
-        ({"quantiles": [0.1, 0.5, 0.9]}, "quantiles are"),
+        ({"quantiles": [0.1, 0.5, 0.9]}, "quantiles"),
         ({"states": ["healthy"]}, "profiles or states"),
         ({"prior_scale": [1.0, -1.0, 1.0, 1.0]}, "prior_scale"),
         ({"server_ids": [str(number) for number in range(100_000)]}, "server_ids are not those"),

@@ -1,0 +1,245 @@
+"""What a model would have said of breaches, forecast after forecast over past time, and what that was worth.
+
+    history = replay(forecaster.predict_grid, grid, columns, limits)
+    calibration = fit_risk_calibration(forecaster.predict_grid, grid, first, settings)
+
+Every forecast sees only what came before it. `fit_risk_calibration` is what a training ends with: on the validation
+time it fits how risk is to be read, and chooses when alerts open and close. Knows nothing of files or networks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from alert_events import Event, find_crossings, limits_of, outcomes
+from alert_hysteresis import AlertPolicy
+from alert_scores import Columns, Floats, judge, raise_alerts
+from common_utils import iso_z
+from config import Settings
+from data_contract import HORIZON_STEPS, METRIC_COLUMNS
+from fleet_grid import N_METRICS, FleetGrid, time_of
+from forecast import Forecast
+from risk_calibration import RiskCalibration, fit_maps
+from tft_risk import breach_probability, breach_steps, raw_risk
+
+Predict = Callable[[FleetGrid], Forecast]
+Progress = Callable[[int, int], None]
+
+MOST_FORECASTS: Final = 60_000  # of single servers, that a calibration is fitted on: some 30 s on two cores
+_LEAST_ORIGINS: Final = 24
+_LEAST_TRUE: Final = 3  # alerts that must have come true before a policy is taken for a good one
+
+# Policies that are tried. An alert stays open down to half the level at which it opened, and half an hour below that.
+_OPEN_AT: Final = tuple(k / 20 for k in range(2, 20))
+_CLOSE_SHARE: Final = 0.5
+_CONFIRM_MINUTES: Final = (0, 15)
+_RELEASE_MINUTES: Final = 30
+_EVERY_STEPS: Final = 3
+
+
+@dataclass(frozen=True)
+class RiskHistory:
+    """Risks of a fleet, forecast after forecast.
+
+    Attributes
+    ----------
+    columns : int64 array
+        Column of the grid with which each forecast begins; it sees those before.
+    raw : float32 array, (columns, n_servers, n_metrics)
+        Largest P(value > threshold) over the horizon; NaN where there is no forecast.
+    steps : uint8 array, (columns, n_servers, n_metrics, 3)
+        Earliest, median and latest step of the breach, counted from 1.
+    """
+
+    columns: Columns
+    raw: npt.NDArray[np.float32]
+    steps: npt.NDArray[np.uint8]
+
+
+def replay(
+    predict: Predict, grid: FleetGrid, columns: Columns, limits: Floats, progress: Progress | None = None
+) -> RiskHistory:
+    """Forecast a fleet at many moments of its past and read the raw risk of each.
+
+    Parameters
+    ----------
+    predict : callable
+        Forecasts a grid from its end on, such as `Forecaster.predict_grid`.
+    columns : int array
+        Ascending.
+    limits : float array, (n_servers, n_metrics)
+        Critical thresholds.
+    progress : callable, optional
+        Called with the forecasts done and the forecasts in all.
+    """
+    shape = (len(columns), grid.n_servers, N_METRICS)
+    raw = np.full(shape, np.nan, dtype=np.float32)
+    steps = np.ones((*shape, 3), dtype=np.uint8)
+    for number, column in enumerate(columns.tolist()):
+        by_step = breach_probability(predict(grid.until(grid.first_step + column)), limits.astype(np.float64))
+        raw[number] = raw_risk(by_step)
+        steps[number] = breach_steps(np.moveaxis(np.nan_to_num(by_step), 1, -1))
+        if progress is not None:
+            progress(number + 1, len(columns))
+    return RiskHistory(columns, raw, steps)
+
+
+def replay_columns(first: int, end: int, every: int) -> Columns:
+    """Columns of forecasts from `first` on whose horizons lie before `end`."""
+    return np.arange(first, end - HORIZON_STEPS + 1, every, dtype=np.int64)
+
+
+def fit_risk_calibration(
+    predict: Predict,
+    grid: FleetGrid,
+    first: int,
+    settings: Settings,
+    *,
+    end: int | None = None,
+    progress: Progress | None = None,
+) -> RiskCalibration | None:
+    """Fit how a model's risk is to be read, and when its alerts open, on time that it has not learned from.
+
+    Events are the sustained crossings of the thresholds (`alert_events.py`). Forecasts of metrics that are in trouble
+    already are left out: what they say is no news. Of a fleet too large to be replayed whole, all servers with events
+    are taken (at most half of what there is room for), and a random choice of the others that stands for all of them.
+
+    Parameters
+    ----------
+    predict : callable
+        See `replay`.
+    first, end : int
+        First column of that time, and first column after it; by default the grid's end.
+    settings : Settings
+        Thresholds, the seed and the precision that alerts shall have (`alert_target_precision`).
+
+    Returns
+    -------
+    RiskCalibration or None
+        None if there is too little time or there are too few events to tell.
+    """
+    end = grid.n_steps if end is None else end
+    columns = replay_columns(first, end, _EVERY_STEPS)
+    if len(columns) < _LEAST_ORIGINS:
+        return None
+    limits = limits_of(grid, settings)
+    seen = replace(grid, values=grid.values[:, :end], states=grid.states[:, :end])
+    events = find_crossings(seen, limits)
+    late = [event for event in events if event.breach >= first]
+    servers, weight = _chosen_servers(grid.n_servers, late, MOST_FORECASTS // len(columns), settings.seed)
+    if len(servers) < grid.n_servers:
+        seen, limits = seen.select(servers), limits[servers]
+        events = find_crossings(seen, limits)
+    history = replay(predict, seen, columns, limits, progress)
+    ahead, during = outcomes(events, columns, len(servers))
+    told = [event for event in events if columns[0] <= event.breach <= columns[-1] + HORIZON_STEPS - 1]
+    counts = [sum(metric in event.metrics for event in told) for metric in range(N_METRICS)]
+    alike = max(1.0, HORIZON_STEPS / _EVERY_STEPS / 4)  # successive forecasts of one rising metric
+    fitted = fit_maps(history.raw, ahead, ~during, weight, counts, alike)
+    if fitted is None:
+        return None
+    maps, kinds = fitted
+    described = {
+        "from": iso_z(time_of(grid.first_step + first)),
+        "until": iso_z(time_of(grid.first_step + end)),
+        "servers": len(servers),
+        "forecasts": len(columns) * len(servers),
+        "events": dict(zip(METRIC_COLUMNS, counts, strict=True)),
+        "maps": dict(zip(METRIC_COLUMNS, kinds, strict=True)),
+        "target_precision": settings.alert_target_precision,
+    }
+    unfinished = RiskCalibration(maps, AlertPolicy(settings.alert_open_risk, settings.alert_close_risk), described)
+    probability = unfinished.probability(history.raw)
+    policy, expected = choose_policy(probability, columns, events, weight, settings.alert_target_precision)
+    if policy is None:
+        return unfinished
+    return replace(unfinished, policy=policy, described={**described, **expected})
+
+
+def _chosen_servers(
+    n_servers: int, events: Sequence[Event], room: int, seed: int
+) -> tuple[list[int], npt.NDArray[np.float64]]:
+    """Servers to replay, and for how many each of them stands."""
+    room = max(room, 2)
+    if n_servers <= room:
+        return list(range(n_servers)), np.ones(n_servers)
+    rng = np.random.default_rng([seed, 5])
+    eventful = np.unique([event.server for event in events]).astype(np.int64)
+    others = np.setdiff1d(np.arange(n_servers), eventful)
+    some = rng.choice(eventful, min(len(eventful), room // 2), replace=False)
+    rest = rng.choice(others, min(len(others), room - len(some)), replace=False)
+    weight = np.ones(n_servers)
+    for chosen, of in ((some, eventful), (rest, others)):
+        if len(chosen):
+            weight[chosen] = len(of) / len(chosen)
+    servers = np.sort(np.concatenate([some, rest]))
+    return servers.tolist(), weight[servers]
+
+
+def choose_policy(
+    probability: Floats,
+    columns: Columns,
+    events: Sequence[Event],
+    weight: npt.NDArray[np.float64],
+    target: float,
+) -> tuple[AlertPolicy | None, dict[str, float]]:
+    """Choose the policy that finds most events among those whose alerts are precise enough.
+
+    One more false alarm than there was is counted, so that a handful of true alerts is not taken for certainty. If no
+    policy is precise enough, the most precise one is chosen; equals are told apart by the longer lead time.
+
+    Parameters
+    ----------
+    probability : float array, (columns, n_servers, n_metrics)
+    weight : float array, (n_servers,)
+        For how many servers each stands.
+    target : float
+        Precision that alerts shall have at least.
+
+    Returns
+    -------
+    (policy, expected)
+        None without a policy of which at least three alerts came true; and what it did on this time.
+    """
+    best: tuple[tuple[float, ...], AlertPolicy, dict[str, float]] | None = None
+    policies = (
+        AlertPolicy(open_at, round(open_at * _CLOSE_SHARE, 4), confirm, _RELEASE_MINUTES)
+        for open_at in _OPEN_AT
+        for confirm in _CONFIRM_MINUTES
+    )
+    for policy in policies:
+        verdict = judge(raise_alerts(probability, columns, policy), events, columns, probability.shape[1])
+        true = sum(weight[alert.server] for alert, outcome, _ in verdict.alerts if outcome == "true")
+        false = sum(weight[alert.server] for alert, outcome, _ in verdict.alerts if outcome == "false")
+        if verdict.count("true") < _LEAST_TRUE:
+            continue
+        precision = float(true / (true + false + 1))
+        found, lead = verdict.found, verdict.lead_minutes or 0.0
+        is_good = precision >= target
+        rank = (1.0, float(found), lead, -false) if is_good else (0.0, precision, float(found), lead)
+        if best is None or rank > best[0]:
+            share = true / (true + false)
+            expected = {"precision": round(float(share), 4), "recall": round(verdict.recall or 0.0, 4)}
+            best = rank, policy, expected
+    return (None, {}) if best is None else (best[1], best[2])
+
+
+def _self_check() -> None:
+    rng = np.random.default_rng(0)
+    columns = np.arange(0, 2000, 3)
+    events = [Event(k, (0,), None, 60 + 150 * j, 70 + 150 * j, "crossing") for k in range(5) for j in range(12)]
+    probability = rng.uniform(0, 0.4, (len(columns), 10, N_METRICS))
+    for event in events:
+        probability[(columns > event.breach - 12) & (columns <= event.breach + 9), event.server, 0] += 0.5
+    policy, expected = choose_policy(probability, columns, events, np.ones(10), 0.8)
+    assert policy is not None and 0.4 <= policy.open_at <= 0.6 and expected["recall"] == 1.0, (policy, expected)
+    print("✅ All tests passed")
+
+
+if __name__ == "__main__":
+    _self_check()
