@@ -8,8 +8,7 @@ result is left out or said to be missing. Every text is escaped: names of server
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -38,6 +37,21 @@ from backtest_words import (
 )
 from common_utils import atomic_path
 from data_contract import STEP_MINUTES, BacktestError
+from report_alerts import alert_section
+from report_parts import (
+    Cell,
+    Figure,
+    Legend,
+    Row,
+    Table,
+    count_text,
+    figure_of,
+    moment_of,
+    part_of,
+    rows_of,
+    seconds_text,
+    text_of,
+)
 
 _ASSETS = Path(__file__).resolve().parent / "report_assets"
 _MEASURES: Final = {
@@ -51,44 +65,6 @@ _MOST_EXAMPLES = 16
 _MOST_EXPLANATIONS = 8
 _MOST_ROWS = 200
 _PAST_SHOWN = 12 * 60 // STEP_MINUTES  # twelve hours before a forecast
-
-Row = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One number of a table, and whether it is the best of its column or beats the model."""
-
-    text: str
-    is_best: bool = False
-    beats_model: bool = False
-    is_lost: bool = False
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table with a heading over each column; the first cell of a row is its name."""
-
-    title: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, tuple[Cell, ...]], ...]
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A plot under its caption."""
-
-    title: str
-    svg: Markup
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class Legend:
-    """Names of the lines that several plots share."""
-
-    entries: tuple[tuple[str, plots.Style], ...] = field(default=())
 
 
 def write_report(result: Mapping[str, Any], path: Path) -> None:
@@ -141,7 +117,7 @@ def render_report(result: Mapping[str, Any]) -> str:
             unknown=_unknown(scores, titles),
             groups=_groups(scores, titles),
             examples=_examples(result),
-            alerts=_alerts(result),
+            alerts=alert_section(result),
             explanations=_explanations(result),
         )
     )
@@ -162,68 +138,32 @@ def _environment() -> jinja2.Environment:
 
 
 # -------------------------------------------------------------------------------------------------------------- shaping
-def _rows(part: object, key: str) -> list[Row]:
-    found = part.get(key) if isinstance(part, Mapping) else None
-    return [row for row in found if isinstance(row, Mapping)] if isinstance(found, list | tuple) else []
-
-
-def _map(part: object, key: str) -> Mapping[str, Any]:
-    found = part.get(key) if isinstance(part, Mapping) else None
-    return found if isinstance(found, Mapping) else {}
-
-
-def _text(part: Mapping[str, Any], key: str, unknown: str = "–") -> str:
-    value = part.get(key)
-    return unknown if value is None else str(value)
-
-
-def _moment(part: Mapping[str, Any], key: str) -> str:
-    """A time as people write it: 2026-01-05 08:00 UTC."""
-    text = _text(part, key)
-    return f"{text[:10]} {text[11:16]} UTC" if len(text) >= 16 and text[10:11] == "T" else text
-
-
-def _count(value: object) -> str:
-    found = number(value)
-    return "–" if found is None else f"{found:,.0f}"
-
-
-def _seconds(value: object) -> str:
-    found = number(value)
-    if found is None:
-        return "–"
-    if found < 1:
-        return f"{1000 * found:.0f} ms"
-    if found < 120:
-        return f"{found:.1f} s"
-    return f"{found / 60:.0f} min" if found < 7200 else f"{found / 3600:.1f} h"
-
-
 def _facts(result: Mapping[str, Any]) -> dict[str, str]:
     """What was judged, on what: label → value."""
-    what = _map(result, "what")
-    model = _map(what, "model")
+    what = part_of(result, "what")
+    model = part_of(what, "model")
     steps, minutes = number(what.get("horizon_steps")), number(what.get("step_minutes"))
+    unseen = count_text(what.get("held_out_servers"))
     ahead = f"{steps * minutes / 60:g} hours in steps of {minutes:g} minutes" if steps and minutes else "–"
     return {
-        "Data": _text(what, "data"),
-        "Servers": f"{_count(what.get('servers'))}, {_count(what.get('held_out_servers'))} of them never learned from",
-        "Test": f"{_moment(what, 'test_from')} to {_moment(what, 'test_until')}",
-        "Forecasts": f"from {_count(what.get('origins'))} origins, {ahead} ahead",
-        "Model": f"{_text(model, 'name')}, learned until {_moment(model, 'trained_until')} "
-        f"from {_count(model.get('known_servers'))} servers",
-        "Took": _seconds(what.get("seconds")),
-        "Fingerprint": _text(what, "fingerprint")[:16],
+        "Data": text_of(what, "data"),
+        "Servers": f"{count_text(what.get('servers'))}, {unseen} of them never learned from",
+        "Test": f"{moment_of(what, 'test_from')} to {moment_of(what, 'test_until')}",
+        "Forecasts": f"from {count_text(what.get('origins'))} origins, {ahead} ahead",
+        "Model": f"{text_of(model, 'name')}, learned until {moment_of(model, 'trained_until')} "
+        f"from {count_text(model.get('known_servers'))} servers",
+        "Took": seconds_text(what.get("seconds")),
+        "Fingerprint": text_of(what, "fingerprint")[:16],
     }
 
 
 def _method(row: Row) -> dict[str, str | None]:
     skipped = row.get("skipped")
     return {
-        "title": _text(row, "title"),
+        "title": text_of(row, "title"),
         "skipped": None if skipped is None else str(skipped),
-        "fit": _seconds(row.get("fit_seconds")),
-        "forecast": _seconds(row.get("forecast_seconds")),
+        "fit": seconds_text(row.get("fit_seconds")),
+        "forecast": seconds_text(row.get("forecast_seconds")),
     }
 
 
@@ -264,7 +204,7 @@ def _method_table(scores: Scores, titles: Mapping[str, str], measure: str) -> Ta
 
 def _steps(result: Mapping[str, Any]) -> dict[tuple[str, str], list[Row]]:
     found: dict[tuple[str, str], list[Row]] = {}
-    for row in _rows(result, "by_step"):
+    for row in rows_of(result, "by_step"):
         found.setdefault((str(row.get("method")), str(row.get("metric"))), []).append(row)
     return found
 
@@ -286,7 +226,7 @@ def _horizon(result: Mapping[str, Any], scores: Scores, drawn: Mapping[str, str]
                 axis = "CRPS" if measure == "crps" else f"mean absolute error, {unit}"
                 title = f"{label}: {_MEASURES[measure]} by hours ahead"
                 svg = plots.lines(curves, title=title, x="hours ahead", y=axis, from_zero=True)
-                figures.append(_figure(label, svg))
+                figures.append(figure_of(label, svg))
         found[measure] = figures
     return found
 
@@ -311,13 +251,13 @@ def _coverage(result: Mapping[str, Any], scores: Scores, drawn: Mapping[str, str
                 percent=True,
                 rule=0.8,
             )
-            figures.append(_figure(label, svg))
+            figures.append(figure_of(label, svg))
     return figures
 
 
 def _calibration(result: Mapping[str, Any], scores: Scores, drawn: Mapping[str, str]) -> list[Figure]:
     points: dict[tuple[str, str], list[tuple[float, float | None]]] = {}
-    for row in _rows(result, "calibration"):
+    for row in rows_of(result, "calibration"):
         level = number(row.get("quantile"))
         if level is not None:
             key = (str(row.get("method")), str(row.get("metric")))
@@ -327,12 +267,8 @@ def _calibration(result: Mapping[str, Any], scores: Scores, drawn: Mapping[str, 
         curves = [(title, sorted(points[name, metric])) for name, title in drawn.items() if (name, metric) in points]
         if any(y is not None for _, of_method in curves for _, y in of_method):
             label = METRIC_LABELS[metric]
-            figures.append(_figure(label, plots.calibration(curves, title=f"{label}: calibration of the quantiles")))
+            figures.append(figure_of(label, plots.calibration(curves, title=f"{label}: calibration of the quantiles")))
     return figures
-
-
-def _figure(title: str, svg: str, note: str = "") -> Figure:
-    return Figure(title, Markup(svg), note)  # noqa: S704  # drawn of numbers; its texts are escaped in `backtest_plots`
 
 
 def _unknown(scores: Scores, titles: Mapping[str, str]) -> list[Table]:
@@ -407,7 +343,7 @@ def _group_table(scores: Scores, titles: Mapping[str, str], group: str, metric: 
                 Cell(f"{in_words(measure, best)} {titles[name]}" if name else "–", is_best=lost, beats_model=lost)
             )
         cells.append(Cell(percent(scores.of(MODEL, metric, "coverage_p10_p90", group, value))))
-        cells.append(Cell(_count(labels)))
+        cells.append(Cell(count_text(labels)))
         rows.append((value, tuple(cells)))
     columns = ("CRPS, TFT", "CRPS, best other", "MASE, TFT", "MASE, best other", "p10–p90, TFT", "labels")
     return Table(METRIC_LABELS.get(metric, "All metrics"), columns, tuple(rows)) if rows else None
@@ -415,9 +351,10 @@ def _group_table(scores: Scores, titles: Mapping[str, str], group: str, metric: 
 
 def _examples(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     found = []
-    for row in _rows(result, "examples")[:_MOST_EXAMPLES]:
-        metric = _text(row, "metric")
-        quantiles = {str(level): values for level, values in _map(row, "quantiles").items() if isinstance(values, list)}
+    for row in rows_of(result, "examples")[:_MOST_EXAMPLES]:
+        metric = text_of(row, "metric")
+        levels = part_of(row, "quantiles").items()
+        quantiles = {str(level): values for level, values in levels if isinstance(values, list)}
         past, actual = (row[key] if isinstance(row.get(key), list) else [] for key in ("past", "actual"))
         if not quantiles.get("0.5"):
             continue
@@ -425,217 +362,42 @@ def _examples(result: Mapping[str, Any]) -> list[dict[str, Any]]:
         svg = plots.fan(past[-_PAST_SHOWN:], actual, quantiles, title=title, unit=UNITS.get(metric, ""))
         found.append(
             {
-                "server": _text(row, "server"),
+                "server": text_of(row, "server"),
                 "metric": METRIC_LABELS.get(metric, metric),
-                "origin": _moment(row, "origin"),
-                "why": _text(row, "why", ""),
-                "svg": _figure("", svg).svg,
+                "origin": moment_of(row, "origin"),
+                "why": text_of(row, "why", ""),
+                "svg": figure_of("", svg).svg,
             }
         )
     return found
-
-
-# --------------------------------------------------------------------------------------------------------------- alerts
-def _alerts(result: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The part of the alerts (`alert_scores.AlertBacktest`); None where they were not judged."""
-    alerts = _map(result, "alerts")
-    if not alerts:
-        return None
-    what = _map(alerts, "what")
-    titles = {str(row.get("method")): _text(row, "title") for row in _rows(alerts, "methods")}
-    return {
-        "definition": _text(what, "definition", ""),
-        "facts": _alert_facts(what),
-        "table": _alert_table(alerts),
-        "kinds": _kind_table(alerts, titles),
-        "figures": list(_alert_figures(alerts, titles)),
-        "legend": Legend(tuple(zip(list(titles.values())[: plots.MOST_LINES], plots.STYLES, strict=False))),
-        "times": _breach_times(_map(alerts, "breach_times")),
-        "examples": [_alert_example(row) for row in _rows(alerts, "examples")[:_MOST_EXAMPLES]],
-    }
-
-
-def _alert_facts(what: Row) -> str:
-    weeks = number(what.get("server_weeks"))
-    parts = [f"{_count(what.get('events'))} events that can be foreseen"]
-    if number(what.get("sudden_events")):
-        parts.append(f"{_count(what.get('sudden_events'))} sudden ones that nobody can")
-    if weeks is not None:
-        parts.append(f"{weeks:,.1f} server-weeks watched")
-    return ", ".join(parts)
-
-
-def _alert_table(alerts: Row) -> Table:
-    """Methods × precision, recall, lead time and false alarms; the best of each marked."""
-    rows = _rows(alerts, "methods")
-    smaller = {"false_per_server_week": True, "sudden_claimed": True}
-    keys = ("precision", "recall", "lead_minutes_median", "false_per_server_week", "sudden_claimed")
-
-    def beats(key: str, one: float | None, other: float | None) -> bool:
-        if one is None or other is None:
-            return False
-        return one < other if smaller.get(key) else one > other
-
-    own = next((row for row in rows if row.get("method") == MODEL), {})
-    told = []
-    for row in rows:
-        cells = [Cell(_count(row.get("alerts")))]
-        for key in keys:
-            value = number(row.get(key))
-            is_best = value is not None and len(rows) > 1
-            is_best = is_best and not any(beats(key, number(other.get(key)), value) for other in rows)
-            is_model = row.get("method") == MODEL
-            cells.append(
-                Cell(
-                    _alert_number(key, value, row),
-                    is_best,
-                    not is_model and beats(key, value, number(own.get(key))),
-                    is_model and any(beats(key, number(other.get(key)), value) for other in rows),
-                )
-            )
-        told.append((_text(row, "title"), tuple(cells)))
-    columns = (
-        "alerts",
-        "precision",
-        "recall",
-        "median lead",
-        "false alarms per server-week",
-        "sudden events claimed",
-    )
-    return Table("The model beside rules", columns, tuple(told))
-
-
-def _alert_number(key: str, value: float | None, row: Row) -> str:
-    if value is None:
-        return "–"
-    if key in ("precision", "recall"):
-        bounds = row.get(f"{key}_interval")
-        known = isinstance(bounds, list | tuple) and len(bounds) == 2 and None not in map(number, bounds)
-        interval = f" ({percent(bounds[0], 0)} to {percent(bounds[1], 0)})" if known and bounds else ""
-        return f"{percent(value)}{interval}"
-    if key == "lead_minutes_median":
-        return f"{value:.0f} min"
-    return f"{value:.2f}" if key == "false_per_server_week" else f"{value:,.0f}"
-
-
-def _kind_table(alerts: Row, titles: Mapping[str, str]) -> Table | None:
-    """Events of each kind that each method has found."""
-    rows = _rows(alerts, "by_kind")[:_MOST_ROWS]
-    kinds = list(dict.fromkeys(_text(row, "kind") for row in rows))
-    found = {(str(row.get("method")), _text(row, "kind")): row for row in rows}
-    if not kinds:
-        return None
-
-    def cell(method: str, kind: str) -> Cell:
-        row = found.get((method, kind), {})
-        lead = number(row.get("lead_minutes_median"))
-        return Cell(
-            f"{_count(row.get('found'))} of {_count(row.get('events'))}" + ("" if lead is None else f", {lead:.0f} min")
-        )
-
-    told = tuple((kind.replace("_", " "), tuple(cell(method, kind) for method in titles)) for kind in kinds)
-    return Table("Found, by kind of event", tuple(titles.values()), told, "with the median lead time")
-
-
-def _alert_figures(alerts: Row, titles: Mapping[str, str]) -> Iterator[Figure]:
-    whole = [row for row in _rows(alerts, "reliability") if row.get("metric", ALL) == ALL]
-    stages = ("calibrated", "raw")
-    curves, counts = _reliability([(stage, [row for row in whole if row.get("stage") == stage]) for stage in stages])
-    if curves:
-        title = "Reliability of the probabilities of a breach"
-        note = "solid: as served; dashed: as read off the quantiles. On the diagonal, probabilities are true."
-        yield _figure("Are the probabilities true?", plots.reliability(curves, counts, title=title), note)
-    curves, counts = _reliability([("alerts", _rows(alerts, "alert_reliability"))])
-    if curves:
-        title = "Reliability of the model's alerts"
-        note = "of the alerts that were opened with a probability of 70 %, about 70 % should come true."
-        yield _figure("Are the alerts true?", plots.reliability(curves, counts, title=title), note)
-    by_method: dict[str, list[tuple[float, float | None]]] = {name: [] for name in titles}
-    for row in _rows(alerts, "operating_curve"):
-        false = number(row.get("false_per_server_week"))
-        if false is not None and row.get("method") in by_method:
-            by_method[str(row["method"])].append((false, number(row.get("recall"))))
-    if any(by_method.values()):
-        places: list[plots.Curve] = []
-        for row in _rows(alerts, "methods"):
-            false = number(row.get("false_per_server_week"))
-            places.append((_text(row, "title"), [] if false is None else [(false, number(row.get("recall")))]))
-        svg = plots.scatter_curves(
-            [(titles[name], points) for name, points in by_method.items()],
-            places,
-            title="Share of events found against false alarms",
-            x="false alarms per server-week",
-            y="events found",
-        )
-        note = "the higher and the further left, the better; the point is where each one runs."
-        yield _figure("What does finding more cost?", svg, note)
-
-
-def _reliability(stages: Sequence[tuple[str, list[Row]]]) -> tuple[list[plots.Curve], list[list[int]]]:
-    curves: list[plots.Curve] = []
-    counts: list[list[int]] = []
-    for name, rows in stages:
-        points = [
-            (given, number(row.get("share_true")), int(number(row.get("count")) or 0))
-            for row in rows
-            if (given := number(row.get("mean_probability"))) is not None
-        ]
-        if points:
-            curves.append((name, [(given, share) for given, share, _ in points]))
-            counts.append([count for _, _, count in points])
-    return curves, counts
-
-
-def _breach_times(times: Row) -> str:
-    within, wrong = number(times.get("within_earliest_latest")), number(times.get("median_error_minutes"))
-    parts = []
-    if within is not None:
-        parts.append(
-            f"{percent(within, 0)} of the breaches came between the earliest and the latest time that was told"
-        )
-    if wrong is not None:
-        parts.append(f"the median time was wrong by {wrong:.0f} minutes (median)")
-    return "; ".join(parts)
-
-
-def _alert_example(row: Row) -> dict[str, str]:
-    metric = _text(row, "metric")
-    return {
-        "server": _text(row, "server"),
-        "metric": METRIC_LABELS.get(metric, metric),
-        "outcome": _text(row, "outcome"),
-        "kind": _text(row, "kind").replace("_", " "),
-        "probability": percent(number(row.get("probability")), 0),
-        **{key: _moment(row, key) for key in ("opened_at", "breach_at", "closed_at")},
-    }
 
 
 # --------------------------------------------------------------------------------------------------------- explanations
 def _explanations(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Records of `forecast_explanation.Explanation.as_dict()`."""
     found = []
-    for row in _rows(result, "explanations")[:_MOST_EXPLANATIONS]:
-        attention = _map(row, "attention")
+    for row in rows_of(result, "explanations")[:_MOST_EXPLANATIONS]:
+        attention = part_of(row, "attention")
         shares = [
             (int(hour), share)
-            for each in _rows(attention, "past_hours")
+            for each in rows_of(attention, "past_hours")
             if (hour := number(each.get("hours_before"))) is not None
             and (share := number(each.get("share"))) is not None
         ]
         svg = plots.hours(shares, title="Attention by hour before the forecast") if shares else ""
         found.append(
             {
-                "server": _text(row, "server_name"),
-                "moment": _moment(row, "prediction_time"),
-                "sentence": _text(row, "sentence", ""),
+                "server": text_of(row, "server_name"),
+                "moment": moment_of(row, "prediction_time"),
+                "sentence": text_of(row, "sentence", ""),
                 "bars": [
                     (heading, bars)
                     for key, heading in (("past", "Of the past, it read"), ("future", "Of the hours ahead"))
-                    if (bars := _bars(_map(row, key)))
+                    if (bars := _bars(part_of(row, key)))
                 ],
-                "attention": _figure("", svg).svg,
+                "attention": figure_of("", svg).svg,
                 "ahead": percent(number(attention.get("ahead")), 0),
-                "starts": _starts(_map(_map(row, "anchors"), ALL)),
+                "starts": _starts(part_of(part_of(row, "anchors"), ALL)),
             }
         )
     return found

@@ -203,6 +203,7 @@ def findings(result: Row) -> Iterator[Sentence]:
     scores = Scores(result)
     yield from _coverage(scores)
     yield from _unknown_servers(scores)
+    yield from _alerts(result)
     crossings = result.get("crossings")
     crossed = number(crossings.get(MODEL)) if isinstance(crossings, Mapping) else None
     if crossed is not None:
@@ -257,6 +258,37 @@ def _unknown_servers(scores: Scores) -> Iterator[Sentence]:
                 f"Knowing the profile of such a server {'helps' if helps else 'does not help'}: {label} "
                 f"{in_words(measure, told)} with it, {in_words(measure, hidden)} as generic.",
             )
+
+
+def _alerts(result: Row) -> Iterator[Sentence]:
+    """What the model's alerts are worth, and against which rule they lose."""
+    alerts = result.get("alerts")
+    rows = _rows(alerts, "methods") if isinstance(alerts, Mapping) else []
+    own = next((row for row in rows if row.get("method") == MODEL), None)
+    if own is None:
+        return
+    precision, recall, false = (number(own.get(key)) for key in ("precision", "recall", "false_per_server_week"))
+    if precision is None or recall is None or false is None:
+        yield Sentence("note", "Of its alerts nothing can be said: there were none, or nothing to be found.")
+        return
+    lead = number(own.get("lead_minutes_median"))
+    early = "" if lead is None else f", {lead:.0f} minutes before (median)"
+    lost = []
+    for row in rows:
+        better = [
+            f"{name} ({percent(other, 0)} against {percent(score, 0)})"
+            for name, score in (("precision", precision), ("recall", recall))
+            if (other := number(row.get(name))) is not None and other > score
+        ]
+        if better and row is not own:
+            lost.append(f"{row.get('title')} in {listed(better)}")
+    yield Sentence(
+        "note" if lost else "good",
+        f"Of its alerts {percent(precision, 0)} come true; they find {percent(recall, 0)} of what can be "
+        f"foreseen{early}, with {false:.2f} false alarms per server and week.",
+    )
+    for each in lost:
+        yield Sentence("bad", f"Its alerts lose against {each}.")
 
 
 def in_words(measure: str, score: float | None, metric: str = ALL) -> str:

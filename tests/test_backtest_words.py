@@ -123,6 +123,26 @@ def test_crossings_left_out_methods_and_unanswered_labels_are_told(result):
     assert told(result, "stopped before it was finished")
 
 
+def test_alerts_are_told_with_the_rules_that_are_better(result):
+    assert told(result, "Of its alerts") == [
+        (
+            "good",
+            (
+                "Of its alerts 86 % come true; they find 90 % of what can be foreseen, 75 minutes before (median), "
+                "with 0.30 false alarms per server and week."
+            ),
+        )
+    ]
+    result["alerts"]["methods"][2]["recall"] = 0.95
+    assert told(result, "Its alerts lose") == [
+        ("bad", "Its alerts lose against Holt-Winters in recall (95 % against 90 %).")
+    ]
+    result["alerts"]["methods"][0]["precision"] = None
+    assert told(result, "nothing can be said") and not told(result, "Its alerts lose")
+    result["alerts"] = None
+    assert not told(result, "alerts")
+
+
 def test_a_metric_that_was_never_reported_is_not_talked_of(result):
     for row in result["scores"]:
         if row["metric"] == "latency_ms":
