@@ -523,7 +523,7 @@ def _anchors(past: Tensor, scale: Scale, day_ago: Tensor) -> Tensor:
     has to learn such a level from its inputs needs many more windows than one that only has to weigh them.
     """
     recent, count = _median(past[:, -RECENT_STEPS:])
-    last = _last_seen(past)
+    last = _last_seen(past[:, -DAY_STEPS:])  # what has not reported for a day is not forecast
     recent = torch.where(count > 0, recent, last)
     levels = torch.nan_to_num(scale.scaled(torch.stack([recent, last], dim=1)))  # (batch, 2, n_metrics)
     recent, last = (levels[:, k, None].expand_as(day_ago) for k in (0, 1))
