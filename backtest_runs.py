@@ -16,7 +16,7 @@ import pickle
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -83,11 +83,13 @@ def run_method(
         if progress is not None:
             progress(done, len(pieces))
     if done < len(pieces):
-        for of_piece in _shared(judge, method, quantiles, pieces[done:], min(workers, len(pieces) - done)):
-            scores.merge(of_piece)
-            done += 1
-            if progress is not None:
-                progress(done, len(pieces))
+        shared = _shared(judge, method, quantiles, pieces[done:], min(workers, len(pieces) - done))
+        with contextlib.closing(shared):  # whatever ends this ends the processes, at once
+            for of_piece in shared:
+                scores.merge(of_piece)
+                done += 1
+                if progress is not None:
+                    progress(done, len(pieces))
     return scores, time.perf_counter() - started
 
 
@@ -112,7 +114,7 @@ def _can_travel(method: Method) -> bool:
 
 def _shared(
     judge: Judge, method: Method, quantiles: Sequence[float], pieces: Sequence[Piece], workers: int
-) -> Iterator[Scores]:
+) -> Generator[Scores, None, None]:
     """Scores of the pieces, in their order, made by processes that end with this one."""
 
     def result(future: Future[_Answer]) -> Scores:

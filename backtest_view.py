@@ -1,187 +1,104 @@
-"""How a backtest looks in a terminal: one table of all methods, and in sentences who won, who lost and what is odd.
+"""How a backtest looks in a terminal: one table of all methods, and below it who won, who lost and what is odd.
 
-Draws what `--json` prints; knows nothing of how it was made.
+Draws what `--json` prints; what is said of it is `backtest_words.py`'s, so that terminal and report agree.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from data_contract import METRICS
+from backtest_words import (
+    ALL,
+    COMPARED,
+    METRIC_LABELS,
+    Scores,
+    best_methods,
+    findings,
+    headline,
+    percent,
+    scored_methods,
+)
 from training_options import duration_text
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-_ALL = "all"
-_LABELS = {_ALL: "all", **{metric.column: metric.label for metric in METRICS}}
-_MEASURES = {"crps": "CRPS", "mase": "MASE"}
-_WANTED_COVERAGE, _COVERAGE_TOLERANCE = 0.8, 0.03
-_WIDE_SCREEN = 110
-_MODEL = "tft"
+_WIDE_SCREEN = 110  # columns that titles of methods need
+_DIGITS = {"crps": 3, "mase": 3}
+_COLOURS = {"good": "green", "bad": "red", "note": "yellow"}
 
 
 def show_backtest(answer: dict[str, Any], console: Console) -> None:
     """Print a backtest: `BacktestResult.as_dict()`."""
-    from rich import box
-    from rich.markup import escape
-    from rich.table import Table
+    from rich.text import Text
 
     what = answer["what"]
     console.print(
         f"{what['servers']:,} servers ({what['held_out_servers']:,} of them never learned from), "
-        f"{what['origins']:,} origins, {what['test_from']} to {what['test_until']}; "
-        f"{escape(what['model']['name'])}, trained on data until {what['model']['trained_until']}.",
+        f"{what['origins']:,} origin{'' if what['origins'] == 1 else 's'}, {what['test_from']} to "
+        f"{what['test_until']}; {what['model']['name']}, trained on data until {what['model']['trained_until']}.",
+        markup=False,
         soft_wrap=True,
     )
-    scored = [method for method in answer["methods"] if method["skipped"] is None]
-    table = Table(header_style="bold", pad_edge=False, box=box.SIMPLE_HEAD)
-    table.add_column("CRPS/MASE", overflow="ellipsis", min_width=10)
-    for label in _LABELS.values():
-        table.add_column(label, justify="right", no_wrap=True)
-    table.add_column("p10–p90", justify="right", no_wrap=True)
-    rows = _whole(answer)
-    best = _best(answer)
-    for method in scored:
-        name = method["name"]
-        cells = []
-        for metric in _LABELS:
-            row = rows[name, metric]
-            cells.append(
-                "/".join(
-                    _marked(_number(row[key], digits), is_best=name in best.get((metric, key), ()))
-                    for key, digits in (("crps", 3), ("mase", 2))
-                )
-            )
-        shown = method["title"] if console.width >= _WIDE_SCREEN else name
-        table.add_row(escape(shown), *cells, _percent(rows[name, _ALL]["coverage_p10_p90"]))
-    console.print(table)
+    if console.width >= _WIDE_SCREEN:
+        console.print(_table(answer, tuple(COMPARED), is_wide=True))
+    else:
+        for measure in COMPARED:
+            console.print(_table(answer, (measure,), is_wide=False))
     console.print(
-        "Lower is better, the best is green. p10–p90: how much of what came true lay between them, 80 % are wanted.",
+        "Lower is better, the best is green. p10–p90: how much of what came true lies between them, 80 % is right.",
         style="dim",
         soft_wrap=True,
     )
-    for style, sentence in sentences(answer):
-        console.print(sentence, style=style, markup=False, soft_wrap=True)
+    for sentence in (headline(answer), *findings(answer)):
+        console.print(Text(f"· {sentence.text}", style=_COLOURS[sentence.level]), soft_wrap=True)
+    console.print(f"It took {duration_text(what['seconds'])}.", style="dim")
 
 
-def sentences(answer: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """What a person should know of a backtest, each with a colour."""
-    yield from _standing(answer)
-    rows = _whole(answer)
-    for metric, label in _LABELS.items():
-        share = rows[_MODEL, metric]["coverage_p10_p90"] if metric != _ALL else None
-        if share is not None and abs(share - _WANTED_COVERAGE) > _COVERAGE_TOLERANCE:
-            yield "yellow", f"{label}: the model's p10 to p90 hold {_percent(share)} of what came true, not 80 %."
-    yield from _unknown_servers(answer)
-    crossed = answer["crossings"].get(_MODEL, 0)
-    if crossed:
-        yield "red", f"Quantiles of the model cross at {crossed:,} steps."
-    for method in answer["methods"]:
-        if method["skipped"] is not None:
-            yield "yellow", f"{method['title']} was left out: {method['skipped']}"
-        elif method["unanswered"]:
-            yield "yellow", f"{method['title']} had no answer to {method['unanswered']:,} labels; they are not scored."
-    for note in answer["what"]["notes"]:
-        yield "dim", note
-    yield "dim", f"It took {duration_text(answer['what']['seconds'])}."
+def _table(answer: dict[str, Any], measures: tuple[str, ...], *, is_wide: bool) -> Any:
+    """One line per method: scores over all metrics and of each, and coverage."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    scores, titles = Scores(answer), scored_methods(answer)
+    columns = {ALL: ALL, **METRIC_LABELS}
+    best = {(metric, key): best_methods(scores, list(titles), metric, key) for metric in columns for key in measures}
+    table = Table(header_style="bold", pad_edge=False, box=box.SIMPLE_HEAD)
+    table.add_column("/".join(COMPARED[key] for key in measures), overflow="ellipsis", no_wrap=True, min_width=10)
+    for label in columns.values():
+        table.add_column(label, justify="right", no_wrap=True)
+    table.add_column("p10–p90", justify="right", no_wrap=True)
+    for name, title in titles.items():
+        cells = []
+        for metric in columns:
+            cell = Text()
+            for key in measures:
+                cell.append("/" if cell else "")
+                style = "bold green" if name in best[metric, key] else ""
+                cell.append(_number(scores.of(name, metric, key), _DIGITS[key]), style=style)
+            cells.append(cell)
+        coverage = percent(scores.of(name, ALL, "coverage_p10_p90"), 0)
+        table.add_row(Text(title if is_wide else name), *cells, coverage)
+    return table
 
 
-def _standing(answer: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Where the model is the best, and where it is not, metric by metric."""
-    rows, best = _whole(answer), _best(answer)
-    titles = {method["name"]: method["title"] for method in answer["methods"]}
-    others = len({name for name, _ in rows}) - 1
-    if not others:
-        yield "yellow", "Nothing to compare with: no baseline was scored."
-        return
-    won, lost = [], []
-    for metric, label in _LABELS.items():
-        for key, measure in _MEASURES.items():
-            winners = best.get((metric, key))
-            if metric == _ALL or not winners:
-                continue
-            what = f"{label} {measure}"
-            if _MODEL in winners:
-                won.append(what)
-            else:
-                own, its = rows[_MODEL, metric][key], rows[winners[0], metric][key]
-                lost.append(f"{what}: {titles[winners[0]]} {_number(its, 3)}, the model {_number(own, 3)}")
-    if won:
-        yield "green", f"The model is the best of {others + 1} methods in {', '.join(won)}."
-    if lost:
-        yield "red", f"It is not the best in {'; '.join(lost)}."
-
-
-def _unknown_servers(answer: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """How much worse servers are forecast that the model has not learned from, and what their profile is worth."""
-    of = {
-        (row["group"], row["value"]): row
-        for row in answer["scores"]
-        if row["method"] == _MODEL and row["metric"] == _ALL and row["group"] in ("server", "profile_known")
-    }
-    for key, measure in _MEASURES.items():
-        known, unseen = (of.get(("server", value), {}).get(key) for value in ("known", "held_out"))
-        if known and unseen is not None:
-            ratio = unseen / known
-            yield (
-                "green" if ratio <= 1.1 else "yellow",
-                f"Servers never learned from: {measure} {_number(unseen, 3)}, {ratio:.2f} × that of known ones.",
-            )
-        told, hidden = (of.get(("profile_known", value), {}).get(key) for value in ("known", "generic"))
-        if told is not None and hidden is not None:
-            colour = "green" if told < hidden else "yellow"
-            yield colour, f"Their profiles: {measure} {_number(told, 3)} with them, {_number(hidden, 3)} when hidden."
-
-
-def _whole(answer: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
-    """Score of each method and metric over everything."""
-    return {(row["method"], row["metric"]): row for row in answer["scores"] if row["group"] == "all"}
-
-
-def _best(answer: dict[str, Any]) -> dict[tuple[str, str], list[str]]:
-    """Methods with the lowest score of each metric and measure; more than one where they are equal as shown."""
-    found: dict[tuple[str, str], list[str]] = {}
-    rows = _whole(answer)
-    for metric in _LABELS:
-        for key in _MEASURES:
-            scores = {name: row[key] for (name, of), row in rows.items() if of == metric and row[key] is not None}
-            if scores:
-                found[metric, key] = [name for name, score in scores.items() if score == min(scores.values())]
-    return found
-
-
-def _marked(text: str, *, is_best: bool) -> str:
-    return f"[bold green]{text}[/bold green]" if is_best else text
-
-
-def _number(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:.{digits}f}" if abs(value) < 1000 else f"{value:.1e}"
-
-
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.1f} %"
+def _number(score: float | None, digits: int) -> str:
+    return "–" if score is None else f"{score:.{digits}f}" if abs(score) < 100 else f"{score:.1e}"
 
 
 def _self_check() -> None:
-    def row(method: str, crps: float, group: str = "all", value: str = "all", metric: str = "all") -> dict[str, Any]:
-        score = {"crps": crps, "mase": crps, "coverage_p10_p90": 0.8}
-        return {"method": method, "metric": metric, "group": group, "value": value, **score}
+    from rich.console import Console
 
-    answer = {
-        "scores": [
-            *(row(name, crps, metric=metric) for name, crps in ((_MODEL, 0.2), ("ridge", 0.3)) for metric in _LABELS),
-            row(_MODEL, 0.2, "server", "known"),
-            row(_MODEL, 0.3, "server", "held_out"),
-        ],
-        "methods": [{"name": name, "title": name, "skipped": None, "unanswered": 0} for name in (_MODEL, "ridge")],
-        "crossings": {},
-        "what": {"notes": [], "seconds": 2.0},
-    }
-    told = [sentence for _, sentence in sentences(answer)]
-    assert told[0].startswith("The model is the best of 2 methods in CPU CRPS, CPU MASE")
-    assert "1.50 × that of known ones" in told[1]
+    methods = [{"name": name, "title": name.upper(), "skipped": None} for name in ("tft", "ridge")]
+    score = {"metric": "cpu_pct", "group": ALL, "value": ALL, "coverage_p10_p90": 0.8, "labels": 9}
+    rows = [{**score, "method": name, "crps": crps, "mase": 1.5} for name, crps in (("tft", 0.2), ("ridge", 0.3))]
+    what = {"servers": 2, "held_out_servers": 0, "origins": 1, "test_from": "", "test_until": "", "seconds": 2.0}
+    what["model"] = {"name": "demo", "trained_until": ""}
+    console = Console(width=120, no_color=True)
+    with console.capture() as capture:
+        show_backtest({"what": what, "methods": methods, "scores": rows}, console)
+    assert all(part in capture.get() for part in ("TFT", "0.200/1.500", "0.300/1.500", "Of 2 methods", "It took 2 s"))
     print("✅ All tests passed")
 
 
