@@ -31,6 +31,7 @@ COMMANDS = (
     "train",
     "predict",
     "explain",
+    "backtest",
     "serve",
     "dashboard",
     "demo",
