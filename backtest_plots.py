@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from backtest_words import COVERAGE_TOLERANCE, WANTED_COVERAGE, number
-from data_contract import STEP_MINUTES
+from data_contract import HORIZON_STEPS, STEP_MINUTES
 
 Spec = dict[str, Any]
 Row = Mapping[str, Any]
 
 _WIDTH, _HEIGHT = 230, 160
 _HOURS = STEP_MINUTES / 60
+_STEPS_PER_POINT = 30 // STEP_MINUTES
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def lines(
     from_zero: bool = False,
     rule: float | None = None,
 ) -> str:
-    """Several curves; the first one, the model's, is the widest and on top.
+    """Several curves over the horizon; the first one, the model's, is the widest and on top.
 
     Parameters
     ----------
@@ -98,7 +99,9 @@ def lines(
             _across(rule),
         ]
     for (_, points), style in styled:
-        layers.append(_line(_values(points), style, from_zero=from_zero))
+        layer = _line(_values(points), style, from_zero=from_zero)
+        layer["encoding"]["x"]["scale"] = {"domain": [0, HORIZON_STEPS * _HOURS]}
+        layers.append(layer)
     return _draw(layers, title, x, y, y_format=".0%" if percent else None, described=_spoken(curves, percent=percent))
 
 
@@ -228,11 +231,16 @@ def hours(shares: Sequence[tuple[int, float]], *, title: str) -> str:
 
 
 def by_hour(rows: Iterable[Row], measure: str) -> list[tuple[float, float | None]]:
-    """Points of a curve over the horizon, in hours, of rows that have a `step`."""
-    points = [
-        (step * _HOURS, number(row.get(measure))) for row in rows if (step := number(row.get("step"))) is not None
-    ]
-    return sorted(points, key=lambda point: point[0])
+    """Points of a curve over the horizon, in hours: means over half hours of rows that have a `step`.
+
+    Single steps jump by chance where there are few labels, and hide each other where there are many lines.
+    """
+    halves: dict[int, list[float]] = {}
+    for row in rows:
+        step, value = number(row.get("step")), number(row.get(measure))
+        if step is not None and value is not None:
+            halves.setdefault(int(step - 1) // _STEPS_PER_POINT, []).append(value)
+    return [((half + 0.5) * _STEPS_PER_POINT * _HOURS, sum(of) / len(of)) for half, of in sorted(halves.items())]
 
 
 # ------------------------------------------------------------------------------------------------------------- drawing

@@ -63,6 +63,7 @@ _MEASURES: Final = {
 _GROUPS: Final = {"profile": "Per profile", "state": "Per state", "horizon": "Per horizon"}
 _MOST_EXAMPLES = 16
 _MOST_EXPLANATIONS = 8
+_MOST_STARTS = 3  # naive forecasts that are named for one horizon
 _MOST_ROWS = 200
 _PAST_SHOWN = 12 * 60 // STEP_MINUTES  # twelve hours before a forecast
 
@@ -180,11 +181,12 @@ def _drawn_methods(scores: Scores, titles: Mapping[str, str]) -> dict[str, str]:
 def _cell(
     scores: Scores, name: str, names: Sequence[str], metric: str, measure: str, group: str = ALL, value: str = ""
 ) -> Cell:
+    """A score without its unit, which stands in the table's head."""
     score = scores.of(name, metric, measure, group, value)
     own = scores.of(MODEL, metric, measure, group, value)
     others = [scores.of(other, metric, measure, group, value) for other in names]
     return Cell(
-        in_words(measure, score, metric),
+        in_words(measure, score).removesuffix(" %"),
         score is not None and len(names) > 1 and not any(is_better(measure, other, score) for other in others),
         name != MODEL and is_better(measure, score, own),
         name == MODEL and any(is_better(measure, other, own) for other in others),
@@ -198,8 +200,11 @@ def _method_table(scores: Scores, titles: Mapping[str, str], measure: str) -> Ta
         (title, tuple(_cell(scores, name, list(titles), metric, measure) for metric in metrics))
         for name, title in titles.items()
     )
-    note = "80 % is wanted" if measure == "coverage_p10_p90" else "lower is better"
-    return Table(_MEASURES[measure], tuple(METRIC_LABELS.get(metric, "All") for metric in metrics), rows, note)
+    columns = [METRIC_LABELS.get(metric, "All") for metric in metrics]
+    if measure == "mae":
+        columns = [f"{label}, {UNITS[metric]}" for label, metric in zip(columns, metrics, strict=True)]
+    note = "in %, 80 is wanted" if measure == "coverage_p10_p90" else "lower is better"
+    return Table(_MEASURES[measure], tuple(columns), rows, note)
 
 
 def _steps(result: Mapping[str, Any]) -> dict[tuple[str, str], list[Row]]:
@@ -418,9 +423,8 @@ def _starts(horizons: Row) -> list[tuple[str, str]]:
     told = []
     for horizon, shares in horizons.items():
         if isinstance(shares, Mapping):
-            parts = [
-                f"{name} {percent(share, 0)}" for name, each in shares.items() if (share := number(each)) is not None
-            ]
+            there = [(str(name), share) for name, each in shares.items() if (share := number(each)) is not None]
+            parts = [f"{name} {percent(share, 0)}" for name, share in there[:_MOST_STARTS]]
             told.append((str(horizon), ", ".join(parts)))
     return told
 

@@ -252,11 +252,12 @@ def _unknown_servers(scores: Scores) -> Iterator[Sentence]:
     for measure, label in COMPARED.items():
         told, hidden = (scores.of(MODEL, ALL, measure, "profile_known", value) for value in ("known", "generic"))
         if told is not None and hidden is not None:
-            helps = is_better(measure, told, hidden)
+            helps, harms = is_better(measure, told, hidden), is_better(measure, hidden, told)
+            effect = "helps" if helps else "harms" if harms else "makes no difference"
             yield Sentence(
                 "good" if helps else "bad",
-                f"Knowing the profile of such a server {'helps' if helps else 'does not help'}: {label} "
-                f"{in_words(measure, told)} with it, {in_words(measure, hidden)} as generic.",
+                f"Knowing the profile of such a server {effect}: {label} {in_words(measure, told)} with it, "
+                f"{in_words(measure, hidden)} as generic.",
             )
 
 

@@ -385,15 +385,16 @@ def _sentence(
     hour = max(attention.past_hours, key=lambda each: each.share)
     if hour.share > 0:
         seen = sum(each.share for each in attention.past_hours)
-        when = "the last hour" if hour.hours_before == 1 else f"the hour from {hour.hours_before} hours before on"
+        when = "the last hour" if hour.hours_before == 1 else f"the hour that began {hour.hours_before} hours before"
         parts.append(f"{_percent(seen)} of its attention goes to past hours, first of all to {when}")
     starts = [(horizon, next(iter(shares.items()))) for horizon, shares in anchors.items() if shares]
     if starts:
-        from_where = [
-            f"from “{title}” ({_percent(share)}) {_HORIZON_WORDS.get(horizon, horizon)} ahead"
-            for horizon, (title, share) in (starts[0], starts[-1])
-        ]
-        parts.append(f"it starts {_listed(from_where)}")
+        (soon, (first, of_first)), (late, (last, of_last)) = starts[0], starts[-1]
+        soon, late = (f"{_HORIZON_WORDS.get(horizon, horizon)} ahead" for horizon in (soon, late))
+        there = "" if first == last else f" from “{last}”"
+        parts.append(
+            f"it starts from “{first}” by {_percent(of_first)} {soon} and{there} by {_percent(of_last)} {late}"
+        )
     return "; ".join(parts) + "."
 
 

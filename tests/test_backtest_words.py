@@ -110,7 +110,10 @@ def test_unknown_servers_may_be_a_tenth_worse(result, factor, level):
 def test_a_profile_that_does_not_help_is_told(result):
     change(result, {"crps": 0.5}, method="tft", metric="all", group="profile_known", value="known")
     levels = dict(told(result, "Knowing the profile"))
-    assert set(levels) == {"bad", "good"} and "does not help" in levels["bad"]
+    assert set(levels) == {"bad", "good"} and "harms" in levels["bad"]
+    for value in ("known", "generic"):
+        change(result, {"crps": 0.3, "mase": 1.0}, method="tft", metric="all", group="profile_known", value=value)
+    assert [level for level, text in told(result, "makes no difference")] == ["bad", "bad"]
 
 
 def test_crossings_left_out_methods_and_unanswered_labels_are_told(result):
