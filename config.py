@@ -30,6 +30,7 @@ DEFAULT_CONFIG_FILE = "tft.toml"
 _NO_SETTINGS = (
     "TFT_CONFIG_FILE",  # where the settings lie
     "TFT_REAL_DATA",  # real fleets for the tests
+    "TFT_STATSFORECAST_PYTHON",  # another Python, for two baselines of backtests
     "TFT_PROMETHEUS_TOKEN",  # secrets of the import from a Prometheus
     "TFT_PROMETHEUS_USER",
     "TFT_PROMETHEUS_PASSWORD",
