@@ -9,7 +9,7 @@ Columns are those of a grid; events may begin before it. NumPy and Arrow; knows 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -156,7 +156,7 @@ def _incident(row: dict[str, Any], server: int, grid: FleetGrid) -> Event:
 
 
 def outcomes(
-    events: list[Event], columns: npt.NDArray[np.int64], n_servers: int, horizon: int = HORIZON_STEPS
+    events: Sequence[Event], columns: npt.NDArray[np.int64], n_servers: int, horizon: int = HORIZON_STEPS
 ) -> tuple[Mask, Mask]:
     """What came true of forecasts that begin at columns.
 

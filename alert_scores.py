@@ -193,7 +193,7 @@ def judge(
     events: Sequence[Event],
     columns: Columns,
     n_servers: int,
-    measured: Mask | None = None,
+    values: Floats | None = None,
 ) -> Verdict:
     """Match alerts with events; see `Outcome` and `Verdict`.
 
@@ -201,8 +201,8 @@ def judge(
     ----------
     columns : int array
         With which the forecasts began; all horizons lie within the data.
-    measured : bool array, (n_servers, n_steps, n_metrics), optional
-        Where there is a measurement; without it, everywhere.
+    values : float array, (n_servers, n_steps, n_metrics), optional
+        What was measured, NaN for nothing; without it, everything was. It may be mapped from a file.
     """
     watched = (int(columns[0]), int(columns[-1])) if len(columns) else (0, -1)
     judged = [event for event in events if watched[0] <= event.breach <= watched[1]]
@@ -219,7 +219,7 @@ def judge(
     told: list[tuple[RaisedAlert, Outcome, int | None]] = []
     for alert in alerts:
         key = (alert.server, alert.metric)
-        outcome, cause = _outcome(alert, of_metric.get(key, ()), trouble.get(key, ()), measured)
+        outcome, cause = _outcome(alert, of_metric.get(key, ()), trouble.get(key, ()), values)
         place = None if cause is None else place_of.get(id(cause))
         told.append((alert, outcome, place))
         for event in of_metric.get(key, ()):
@@ -236,7 +236,7 @@ def judge(
 
 
 def _outcome(
-    alert: RaisedAlert, events: Sequence[Event], trouble: Sequence[Event], measured: Mask | None
+    alert: RaisedAlert, events: Sequence[Event], trouble: Sequence[Event], values: Floats | None
 ) -> tuple[Outcome, Event | None]:
     end = alert.opened + HORIZON_STEPS
     ahead = [event for event in events if alert.opened <= event.breach < end]
@@ -245,8 +245,10 @@ def _outcome(
     foreseeable = [event for event in ahead if not event.is_sudden]
     if foreseeable:
         return "true", min(foreseeable, key=lambda event: event.breach)
-    if measured is not None and measured[alert.server, alert.opened : end, alert.metric].sum() * 2 < HORIZON_STEPS:
-        return "undecided", None
+    if values is not None:
+        measured = np.isfinite(values[alert.server, alert.opened : end, alert.metric])
+        if np.count_nonzero(measured) * 2 < HORIZON_STEPS:
+            return "undecided", None
     return "false", None
 
 
@@ -302,6 +304,9 @@ class MethodAlerts:
     curve : list of dict
         The operating curve: `open_at`, `precision`, `recall`, `lead_minutes_median`, `false_per_server_week`, `alerts`
         for other opening scores, on the test time.
+    at_same_false_rate : dict or None
+        Of a rule: the point of its curve that finds most with no more false alarms than the model. It is chosen with
+        hindsight, in the rule's favour.
     """
 
     method: str
@@ -309,6 +314,7 @@ class MethodAlerts:
     parameters: dict[str, Any]
     verdict: Verdict
     curve: list[dict[str, Any]] = field(default_factory=list)
+    at_same_false_rate: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -348,7 +354,13 @@ class AlertBacktest:
         return {
             "what": self.what,
             "methods": [
-                {"method": each.method, "title": each.title, "parameters": each.parameters, **each.verdict.as_dict()}
+                {
+                    "method": each.method,
+                    "title": each.title,
+                    "parameters": each.parameters,
+                    **each.verdict.as_dict(),
+                    "at_same_false_rate": each.at_same_false_rate,
+                }
                 for each in self.methods
             ],
             "by_kind": [{"method": each.method, **row} for each in self.methods for row in each.verdict.by_kind()],

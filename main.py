@@ -688,6 +688,7 @@ def explain(
     "python main.py backtest --preset quick --baselines last_value,seasonal_naive --output report/",
     "python main.py backtest --data vms.parquet --test-days 9 --max-time 30m",
     "python main.py backtest --model models/backtest/latest --origins 10 --json",
+    "python main.py backtest --model models/backtest/latest --baselines none --alerts",
 )
 def backtest(
     data: Annotated[
@@ -746,6 +747,13 @@ def backtest(
     workers: Annotated[
         int | None, typer.Option(min=1, max=256, help="Processes for slow baselines.", show_default="cores")
     ] = None,
+    alerts: Annotated[
+        bool, typer.Option("--alerts", help="Judge alerts, too, beside the rules that people would use instead.")
+    ] = False,
+    truth: Annotated[
+        Literal["auto", "incidents", "crossings"],
+        typer.Option(help="What alerts are judged against; auto: a generated fleet's incidents, else crossings."),
+    ] = "auto",
     output: Annotated[
         Path | None, typer.Option(help="Folder for result.json and report.html.", show_default="none")
     ] = None,
@@ -774,6 +782,8 @@ def backtest(
         raise typer.BadParameter("forecasts begin every 5 minutes or a multiple of that.", param_hint="--every")
     if model is not None and (resume or max_time is not None or epochs is not None):
         raise typer.BadParameter("--resume, --epochs and --max-time are for training one.", param_hint="--model")
+    if truth != "auto" and not alerts:
+        raise typer.BadParameter("it is for judging alerts: give --alerts, too.", param_hint="--truth")
     flags = {"data_dir": data, "models_dir": models_dir, "seed": seed}
     settings = _settings(**flags)
     chosen = {name: value for name, value in TRAIN_PRESETS[preset].items() if name not in settings.model_fields_set}
@@ -797,6 +807,8 @@ def backtest(
         max_seconds=max_seconds,
         resume=resume,
         workers=workers,
+        alerts=alerts,
+        truth=truth,
     )
     if output is not None:
         insist_on_output(output)

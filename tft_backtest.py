@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from rich.console import Console
 
+from backtest_alerts import Truth, incidents_beside, judge_alerts
 from backtest_examples import Examples
 from backtest_origins import Judge, TestWindow, choose_window, insist_on_unseen, kinds_of
 from backtest_runs import SERVERS_AT_ONCE, run_method
@@ -77,6 +78,10 @@ class BacktestOptions:
         Of the training.
     workers : int, optional
         Processes for baselines that take long; as many as there are cores, without.
+    alerts : bool
+        Whether alerts are judged, too.
+    truth : {"auto", "incidents", "crossings"}
+        What alerts are judged against: by default incidents where they lie beside the data, else crossings.
     """
 
     model_dir: Path | None = None
@@ -90,6 +95,8 @@ class BacktestOptions:
     resume: bool = False
     hardware: Hardware | None = None
     workers: int | None = None
+    alerts: bool = False
+    truth: Truth = "auto"
 
 
 @dataclass
@@ -182,6 +189,7 @@ def run_backtest(
     names = tuple(BASELINES) if options.baselines is None else options.baselines
     model = None if options.model_dir is None else load_model(options.model_dir)
     models_dir = settings.models_dir / OWN_MODELS
+    incidents = incidents_beside(data_path, options.truth) if options.alerts else None
     with ended_by_signals(), _work_folder(models_dir) as work:
         data = load_fleet(data_path, work / _FLEET, lambda done, total: tell("reading", done, total))
         grid = data.grid
@@ -201,6 +209,10 @@ def run_backtest(
         result = BacktestResult(_describe(data_path, data, judge, window, model, notes))
         course = _Course(judge, window, model, work, options.workers or os.cpu_count() or 1, settings.seed, tell)
         course.judge_model(result)
+        if options.alerts:
+            forecaster = Forecaster(model)
+            judged = judge_alerts(forecaster, grid, window.begin, settings, incidents=incidents, tell=tell)
+            result.alerts = judged.as_dict()
         course.judge_baselines(names, result)
         result.what["seconds"] = round(time.perf_counter() - started, 1)
     return result

@@ -21,6 +21,7 @@ from config import Settings
 from data_contract import HORIZONS, METRIC_COLUMNS, METRICS, SERVED_QUANTILES, STEP_MINUTES, VALID_STATES
 from fleet_grid import FleetGrid, step_of, time_of
 from forecast import Forecast
+from risk_calibration import RiskCalibration
 
 _DIGITS = 3  # decimals of served values: finer than any monitoring measures
 
@@ -109,9 +110,14 @@ def risk_of(forecast: Forecast, by_step: npt.NDArray[np.float64]) -> npt.NDArray
 
 def policy_of(forecast: Forecast, settings: Settings) -> AlertPolicy:
     """When alerts open and close: as it was set, else as the model's calibration found it best, else by default."""
+    return policy_by(forecast.calibration, settings)
+
+
+def policy_by(calibration: RiskCalibration | None, settings: Settings) -> AlertPolicy:
+    """The same, without a forecast."""
     is_set = bool({"alert_open_risk", "alert_close_risk"} & settings.model_fields_set)
-    if forecast.calibration is not None and not is_set:
-        return forecast.calibration.policy
+    if calibration is not None and not is_set:
+        return calibration.policy
     return AlertPolicy(settings.alert_open_risk, settings.alert_close_risk)
 
 

@@ -75,10 +75,10 @@ def test_sudden_events_are_no_task_and_claiming_one_is_a_false_alarm() -> None:
 
 
 def test_where_little_was_measured_nothing_is_decided() -> None:
-    measured = np.ones((4, 1400, 4), dtype=np.bool_)
-    measured[3, 520:, 2] = False
+    values = np.ones((4, 1400, 4), dtype=np.float32)
+    values[3, 520:, 2] = np.nan
     alerts = [alert(3, 2, 500, 510), alert(3, 2, 400, 410)]
-    judged = judge(alerts, EVENTS, COLUMNS, 4, measured)
+    judged = judge(alerts, EVENTS, COLUMNS, 4, values)
     assert [outcome for _, outcome, _ in judged.alerts] == ["undecided", "false"]
 
 
