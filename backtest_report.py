@@ -111,7 +111,6 @@ def render_report(result: Mapping[str, Any]) -> str:
             tables=[_method_table(scores, titles, measure) for measure in _MEASURES],
             legend=Legend(tuple(zip(drawn.values(), plots.STYLES, strict=False))),
             left_out=[title for name, title in titles.items() if name not in drawn],
-            metric_legend=Legend(tuple(zip(METRIC_LABELS.values(), plots.STYLES, strict=False))),
             horizon=_horizon(result, scores, drawn),
             coverage=_coverage(result, scores, drawn),
             calibration=_calibration(result, scores, drawn),
