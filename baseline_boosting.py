@@ -17,7 +17,7 @@ import numpy.typing as npt
 from baseline_features import Series, calendar, series_to_forecast, training_series, typical_spread
 from baseline_windows import FloatArray, Integers, Progress, batches, draw_origins, nothing_forecast, too_little
 from data_contract import HORIZON_STEPS
-from fleet_grid import N_METRICS, FleetGrid
+from fleet_grid import DAY_STEPS, N_METRICS, FleetGrid
 
 WINDOWS = 4_096  # each with STEPS_PER_WINDOW rows per reported metric
 STEPS_PER_WINDOW = 6
@@ -150,3 +150,19 @@ class BoostingBaseline:
             scaled[~self._learned[series.metric]] = np.nan
             values[block][series.window, :, series.metric] = series.units(scaled)
         return values
+
+
+def _self_check() -> None:
+    rng = np.random.default_rng(0)
+    values = (50 + 5 * rng.standard_normal((4, 3 * DAY_STEPS, N_METRICS))).astype(np.float32)
+    grid = FleetGrid(tuple("abcd"), ("generic",) * 4, 0, values, np.zeros(values.shape[:2], dtype=np.int8))
+    method = BoostingBaseline((0.1, 0.5, 0.9), windows=200, trees=10)
+    method.fit(grid, 2 * DAY_STEPS)
+    forecast = method.forecast(grid, 2 * DAY_STEPS)
+    assert np.isfinite(forecast).all() and (np.diff(forecast, axis=-1) >= 0).all()
+    assert abs(float(forecast[..., 1].mean()) - 50) < 5
+    print("✅ All tests passed")
+
+
+if __name__ == "__main__":
+    _self_check()

@@ -186,3 +186,14 @@ def classical_baseline(
     """AutoETS or AutoTheta with measured quantiles, as the naive baselines have them."""
     points = ClassicalPoints(*MODELS[name])
     return NaiveBaseline(name, title, points, quantiles, seed, WINDOWS[name] if windows is None else windows)
+
+
+def _self_check() -> None:
+    assert _filled(np.array([np.nan, 1, np.nan, 3, np.nan], dtype=np.float32)).tolist() == [1, 1, 2, 3, 3]
+    nothing = np.full((1, 8 * DAY_STEPS, 4), np.nan, dtype=np.float32)
+    assert np.isnan(ClassicalPoints(*MODELS["auto_ets"])(nothing)).all()
+    print("✅ All tests passed")
+
+
+if __name__ == "__main__":
+    _self_check()

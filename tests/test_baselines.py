@@ -28,10 +28,10 @@ SMALL = {
     "seasonal_naive": lambda: NaiveBaseline("seasonal_naive", "", seasonal_naive, LEVELS, windows=1500),
     "mean_24": lambda: NaiveBaseline("mean_24", "", mean_24, LEVELS, windows=1500),
     "ridge": lambda: RidgeBaseline(LEVELS, windows=1500),
-    "gradient_boosting": lambda: BoostingBaseline(LEVELS, windows=500, trees=30),
-    "mlp": lambda: MlpBaseline(LEVELS, windows=8_000),
-    "auto_ets": lambda: classical_baseline("auto_ets", "", LEVELS, windows=80),
-    "auto_theta": lambda: classical_baseline("auto_theta", "", LEVELS, windows=80),
+    "gradient_boosting": lambda: BoostingBaseline(LEVELS, windows=400, trees=20),
+    "mlp": lambda: MlpBaseline(LEVELS, windows=6_000),
+    "auto_ets": lambda: classical_baseline("auto_ets", "", LEVELS, windows=60),
+    "auto_theta": lambda: classical_baseline("auto_theta", "", LEVELS, windows=40),
 }
 ALIKE = {"rtol": 1e-3, "atol": 1e-3, "equal_nan": True}  # sums in another order round differently
 
@@ -144,11 +144,12 @@ def test_quantiles_are_calibrated_on_a_stationary_fleet_seen_or_not(name, grid, 
     unseen = fleet(seed=7)
     for each in (grid, unseen):
         below = []
-        for column in range(UNTIL, DAYS * DAY_STEPS - HORIZON_STEPS + 1, HORIZON_STEPS):
+        columns = range(UNTIL, DAYS * DAY_STEPS - HORIZON_STEPS + 1, HORIZON_STEPS)
+        for column in columns[:: 4 if BASELINES[name].slow else 1]:
             forecast = fitted(name).forecast(each, column)[:, :, :3]
             truth = each.values[:, column : column + HORIZON_STEPS, :3, None]
             below.append((truth <= forecast).mean(axis=(0, 1, 2)))
-        tolerance = 0.15 if name == "mlp" else 0.08  # so short a training leaves it a little too sure
+        tolerance = 0.15 if name in {"mlp", "auto_ets", "auto_theta"} else 0.08  # these have learned from very little
         assert np.abs(np.mean(below, axis=0) - LEVELS).max() < tolerance
 
 
@@ -161,8 +162,9 @@ def test_a_server_is_forecast_alike_alone_and_among_others(name, grid, fitted):
 
 @pytest.mark.parametrize("name", SMALL)
 def test_a_first_step_that_is_not_the_training_s_is_no_matter(name, grid, fitted):
-    later = grid.since(grid.first_step + DAY_STEPS)  # the same days, in another grid
-    expected = fitted(name).forecast(grid, UNTIL)
+    some = grid.select([0, 1])
+    later = some.since(grid.first_step + DAY_STEPS)  # the same days, in another grid
+    expected = fitted(name).forecast(some, UNTIL)
     assert np.allclose(fitted(name).forecast(later, UNTIL - DAY_STEPS), expected, **ALIKE)
 
 
@@ -177,8 +179,9 @@ def test_too_little_history_is_an_error_that_says_what_to_do(name, grid):
 
 @pytest.mark.parametrize("name", SMALL)
 def test_a_fitted_baseline_can_be_handed_to_another_process(name, grid, fitted):
+    some = grid.select([0, 1])
     copy = pickle.loads(pickle.dumps(fitted(name)))
-    assert np.array_equal(copy.forecast(grid, UNTIL), fitted(name).forecast(grid, UNTIL), equal_nan=True)
+    assert np.array_equal(copy.forecast(some, UNTIL), fitted(name).forecast(some, UNTIL), equal_nan=True)
 
 
 @pytest.mark.parametrize("name", SMALL)
