@@ -45,13 +45,17 @@ class QuantileCalibration:
         forecast : Tensor, (batch, 96, n_metrics, n_quantiles)
             In scaled space, not decreasing along the last axis, the median in the middle.
         """
-        middle = forecast.size(-1) // 2
-        median = forecast[..., middle : middle + 1]
-        stretched = median + (forecast - median) * self._by_step().to(forecast)
+        # Quantile by quantile, each of which lies by itself in memory: a dozen numbers in a row are too few for fast loops.
+        rows, factors = forecast.unbind(dim=-1), self._by_step().to(forecast).unbind(dim=-1)
+        middle = len(rows) // 2
+        median = rows[middle]
+        calibrated = [median]
         # Neighbours may change places where their factors differ; the outer one then moves out.
-        upper = stretched[..., middle:].cummax(dim=-1).values
-        lower = stretched[..., : middle + 1].flip(-1).cummin(dim=-1).values.flip(-1)
-        return torch.cat([lower[..., :-1], upper], dim=-1)
+        for row, factor in zip(rows[middle + 1 :], factors[middle + 1 :], strict=True):
+            calibrated.append(torch.maximum(torch.addcmul(median, row - median, factor), calibrated[-1]))
+        for row, factor in zip(rows[:middle][::-1], factors[:middle][::-1], strict=True):
+            calibrated.insert(0, torch.minimum(torch.addcmul(median, row - median, factor), calibrated[0]))
+        return torch.stack(calibrated).movedim(0, -1)
 
     def _by_step(self) -> Tensor:
         """Factors of every step, (96, n_metrics, n_quantiles)."""
