@@ -45,7 +45,7 @@ class QuantileCalibration:
         forecast : Tensor, (batch, 96, n_metrics, n_quantiles)
             In scaled space, not decreasing along the last axis, the median in the middle.
         """
-        # Quantile by quantile, each of which lies by itself in memory: a dozen numbers in a row are too few for fast loops.
+        # Quantile by quantile, as they lie in memory: a dozen numbers in a row are too few for fast loops.
         rows, factors = forecast.unbind(dim=-1), self._by_step().to(forecast).unbind(dim=-1)
         middle = len(rows) // 2
         median = rows[middle]
