@@ -95,6 +95,7 @@ class BoostingBaseline:
         self._trees = trees
         self._typical: FloatArray = np.zeros(N_METRICS, dtype=np.float32)
         self._ensembles: list[Any] = []
+        self._inputs: Integers = np.zeros(0, dtype=np.int64)  # those that training has seen; the metric is the first
         self._learned: npt.NDArray[np.bool_] = np.zeros(N_METRICS, dtype=np.bool_)
 
     def fit(self, grid: FleetGrid, until: int, progress: Progress | None = None) -> None:
@@ -118,6 +119,9 @@ class BoostingBaseline:
         if not len(x):
             raise too_little(grid, until)
         self._learned = np.isin(np.arange(N_METRICS), x[:, _METRIC_INPUT])
+        # An input that was never there, such as last week's value in a history of three days, cannot be binned.
+        self._inputs = np.flatnonzero(np.isfinite(x).any(axis=0))
+        x = x[:, self._inputs]
         self._ensembles = []
         for number, level in enumerate(self._quantiles):
             ensemble = HistGradientBoostingRegressor(
@@ -142,7 +146,7 @@ class BoostingBaseline:
             if not len(series):
                 continue
             rows = np.repeat(np.arange(len(series)), HORIZON_STEPS)
-            x = inputs(series, rows, np.tile(np.arange(HORIZON_STEPS), len(series)))
+            x = inputs(series, rows, np.tile(np.arange(HORIZON_STEPS), len(series)))[:, self._inputs]
             scaled = np.stack([ensemble.predict(x) for ensemble in self._ensembles], axis=-1)
             # Each quantile is fitted on its own, so they may cross; sorted, they are at least as good.
             # Source: Chernozhukov, Fernandez-Val and Galichon, Quantile and Probability Curves Without Crossing (2010).

@@ -177,6 +177,14 @@ def test_too_little_history_is_an_error_that_says_what_to_do(name, grid):
     assert "30 days" in refused.value.fix
 
 
+@pytest.mark.parametrize("name", ["seasonal_naive", "ridge", "gradient_boosting", "mlp"])
+def test_two_days_are_enough_to_learn_from_and_no_week_is_needed_to_forecast(name, grid):
+    method = SMALL[name]()
+    method.fit(grid, 2 * DAY_STEPS)
+    assert np.isfinite(method.forecast(grid, 3 * DAY_STEPS)[:, :, :3]).all()
+    assert np.isfinite(method.forecast(grid, DAY_STEPS // 2)[:, :, :3]).all()
+
+
 @pytest.mark.parametrize("name", SMALL)
 def test_a_fitted_baseline_can_be_handed_to_another_process(name, grid, fitted):
     some = grid.select([0, 1])
