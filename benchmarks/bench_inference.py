@@ -12,8 +12,8 @@ loaded by `model_folder.py`: speed does not depend on what they learned. Fleets 
 the generated one under other names. Sides and sizes take turns; medians.
 
 `ratio_vs_stock_forward` compares the forward pass of the very same network, 72 steps to 96, on the same 128 windows.
-Peak memory is that of a fresh process that loads the model, holds the history and forecasts once; `growth_mb_*` is how far
-that lies above the loaded model. `cost_per_server_10000_to_1000` is 1 where the time grows linearly.
+Peak memory is that of a fresh process that loads the model, holds the history and forecasts once; `growth_mb_*` is how
+far that lies above the loaded model. `cost_per_server_10000_to_1000` is 1 where the time grows linearly.
 """
 
 from __future__ import annotations
