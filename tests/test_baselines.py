@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import pickle
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -78,6 +80,12 @@ def fitted(grid):
 
 def test_every_baseline_is_tested_here():
     assert set(SMALL) == set(BASELINES)
+
+
+def test_the_document_lists_every_baseline():
+    page = (Path(__file__).resolve().parent.parent / "Docs" / "BACKTEST.md").read_text(encoding="utf-8")
+    section = page.split("## The baselines")[1].split("\n## ")[0]
+    assert re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE) == list(BASELINES)
 
 
 def test_every_baseline_has_a_title_and_a_sentence():
