@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import multiprocessing
 import os
 import re
 import shutil
@@ -21,7 +22,7 @@ from rich.console import Console
 from test_backtest_scores import numbers_of
 
 import backtest_runs
-from backtest_origins import choose_window, seasonal_scales
+from backtest_origins import Judge, choose_window, seasonal_scales
 from backtest_view import show_backtest
 from config import Settings
 from data_contract import HORIZON_STEPS, METRIC_COLUMNS, BacktestError, ModelFolderError, TrainingError
@@ -29,6 +30,7 @@ from fleet_grid import DAY_STEPS, FleetGrid
 from model_folder import load_model
 from tft_backtest import BacktestOptions, baselines_named, insist_on_output, run_backtest, write_result
 from tft_forecaster import Forecaster
+from training_data import load_fleet
 
 ROOT = Path(__file__).resolve().parent.parent
 WRITTEN = ("result.json", "report.html")
@@ -175,6 +177,44 @@ def test_the_scores_do_not_depend_on_how_the_work_is_cut(
             before = row_of(answer, **{key: row[key] for key in keys})
             assert numbers_of(row) == pytest.approx(numbers_of(before), rel=1e-3, abs=1e-4)  # batches differ
     assert not list(tmp_path.iterdir())  # the grid is gone, and no model was made
+
+
+class Elsewhere:
+    """A method that says "0" here, and in any other process does something wrong."""
+
+    name = title = "elsewhere"
+
+    def __init__(self, wrong: str) -> None:
+        self._here, self._wrong = os.getpid(), wrong
+
+    def fit(self, grid: FleetGrid, until: int, progress: object = None) -> None:
+        del grid, until, progress
+
+    def forecast(self, grid: FleetGrid, column: int) -> np.ndarray:
+        del column
+        if os.getpid() != self._here:
+            if self._wrong == "dies":
+                os._exit(9)
+            raise TrainingError("It cannot be asked.", why="It is broken.", fix="Mend it.")
+        return np.zeros((grid.n_servers, HORIZON_STEPS, len(METRIC_COLUMNS), 9), dtype=np.float32)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"), [("dies", "has ended before its work was done"), ("fails", "cannot be asked")]
+)
+def test_a_process_that_dies_or_fails_is_told_and_leaves_no_other_behind(
+    wrong: str, told: str, fleet_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backtest_runs, "SERVERS_AT_ONCE", 2)
+    monkeypatch.setattr(backtest_runs, "_WORTH_PROCESSES_SECONDS", -1.0)
+    load_fleet(fleet_file, tmp_path)
+    judge = Judge.begin(tmp_path, (600, 700), np.zeros(len(FLEET), dtype=np.int64))
+    before = {child.pid for child in multiprocessing.active_children()}
+    with pytest.raises(BacktestError, match=told):
+        backtest_runs.run_method(judge, Elsewhere(wrong), DECILES, workers=2)
+    assert {child.pid for child in multiprocessing.active_children()} == before
+    alone, _ = backtest_runs.run_method(judge, Elsewhere(wrong), DECILES, workers=1)
+    assert alone.labels == 2 * len(FLEET) * HORIZON_STEPS * len(METRIC_COLUMNS)
 
 
 # ------------------------------------------------------------------------------------------------------------- stopping

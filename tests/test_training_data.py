@@ -40,7 +40,7 @@ from fleet_grid import FleetGrid
 from metrics_generator import GeneratorOptions, generate_frame
 from model_inputs import Layout
 from tft_features import FeatureSpec, FleetTensors, gather_windows, typical_spread
-from training_data import FLEET_FILE, STATES_FILE, VALUES_FILE, load_fleet, open_fleet
+from training_data import FLEET_FILE, STATES_FILE, VALUES_FILE, copy_servers, load_fleet, open_fleet
 from training_options import Restrictions, held_out_servers
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -344,6 +344,17 @@ def test_what_is_not_to_be_seen_changes_nothing_whatever_it_is(tmp_path: Path) -
     other = pd.concat([frame, newcomer], ignore_index=True)
     again = load_fleet(write_fleet(tmp_path / "2.parquet", other), tmp_path / "2", restrictions=limits)
     assert again.fingerprint == seen.fingerprint and again.grid.names == seen.grid.names
+
+
+def test_some_servers_are_copied_to_files_as_they_are(fleet_file: Path, tmp_path: Path) -> None:
+    grid = load_fleet(fleet_file, tmp_path / "fleet").grid
+    part = copy_servers(grid.until(grid.first_step + 100), [4, 1], tmp_path / "part")
+    chosen = grid.until(grid.first_step + 100).select([4, 1])
+    assert_equal(part, chosen)
+    assert isinstance(part.values.base, np.memmap) and not part.values.flags.writeable
+    (tmp_path / "file").touch()
+    with pytest.raises(TrainingError, match="cannot be written"):
+        copy_servers(grid, [0], tmp_path / "file" / "part")
 
 
 def test_restrictions_that_leave_nothing_are_refused_with_the_time_from_which_there_is_something(
