@@ -133,14 +133,14 @@ class ClassicalPoints:
             raise _failed(self._model, unavailable() or "")
         command = [str(python), str(_WORKER), self._model, str(self._season)]
         # In the worker's environment one series is fitted after the other: more threads would only wait.
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "NIXTLA_ID_AS_COL": "1"}
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         self._process = subprocess.Popen(  # noqa: S603
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
-            cwd=ENVIRONMENT.parent,
+            cwd=ROOT,
             env=environment,
         )
         self._owner = os.getpid()
