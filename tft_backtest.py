@@ -29,7 +29,7 @@ from backtest_runs import SERVERS_AT_ONCE, run_method
 from backtest_scores import HELD_OUT, KNOWN, Scores
 from baselines import BASELINES, Method, make_baseline
 from child_processes import ended_by_signals
-from common_utils import iso_z, write_json, written_together
+from common_utils import iso_z, uninterrupted, write_json, written_together
 from config import Settings
 from data_contract import (
     GENERIC_PROFILE,
@@ -209,10 +209,13 @@ def run_backtest(
         result = BacktestResult(_describe(data_path, data, judge, window, model, notes))
         course = _Course(judge, window, model, work, options.workers or os.cpu_count() or 1, settings.seed, tell)
         course.judge_model(result)
-        if options.alerts:
-            forecaster = Forecaster(model)
-            judged = judge_alerts(forecaster, grid, window.begin, settings, incidents=incidents, tell=tell)
-            result.alerts = judged.as_dict()
+        try:
+            if options.alerts:
+                forecaster = Forecaster(model)
+                judged = judge_alerts(forecaster, grid, window.begin, settings, incidents=incidents, tell=tell)
+                result.alerts = judged.as_dict()
+        except KeyboardInterrupt:
+            result.stopped = True
         course.judge_baselines(names, result)
         result.what["seconds"] = round(time.perf_counter() - started, 1)
     return result
@@ -378,11 +381,13 @@ class _Course:
         known: FleetGrid | None = None
         for place, name in enumerate(names):
             baseline = BASELINES[name]
-            reason = baseline.unavailable()
-            if reason is not None:
-                self._skip(result, name, baseline.title, reason)
-                continue
             try:
+                if result.stopped:
+                    raise KeyboardInterrupt
+                reason = baseline.unavailable()
+                if reason is not None:
+                    self._skip(result, name, baseline.title, reason)
+                    continue
                 known = self._known() if known is None else known
                 method = make_baseline(name, self.model.spec.quantiles, self.seed)
                 started = time.perf_counter()
@@ -395,12 +400,14 @@ class _Course:
                     workers=self.workers,
                     progress=self._progress(method.title),
                 )
-                self._add(result, method, scores, fitted, seconds)
+                with uninterrupted():  # all of it or nothing
+                    self._add(result, method, scores, fitted, seconds)
             except ProductError as error:
                 self._skip(result, name, baseline.title, error.what)
             except KeyboardInterrupt:
                 result.stopped = True
-                for left in names[place:]:
+                done = {method["name"] for method in result.methods}
+                for left in (each for each in names[place:] if each not in done):
                     self._skip(result, left, BASELINES[left].title, "the backtest was stopped before it was finished")
                 return
 

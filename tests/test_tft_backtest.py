@@ -235,6 +235,19 @@ def test_ctrl_c_while_baselines_are_scored_tells_what_was_finished(
     assert not list(tmp_path.iterdir())
 
 
+def test_ctrl_c_while_alerts_are_judged_keeps_the_models_scores(
+    own_model: Path, fleet_file: Path, settings: Settings, tmp_path: Path
+) -> None:
+    def press(what: str, _done: int, _total: int) -> None:
+        if "TFT" not in what and what != "reading":
+            raise KeyboardInterrupt
+
+    options = BacktestOptions(model_dir=own_model, test_days=TWO_BLOCKS, baselines=CHEAP, alerts=True)
+    stopped = run_backtest(fleet_file, small(settings, tmp_path), options, tell=press)
+    assert stopped.stopped and stopped.alerts is None and stopped.scores
+    assert [method["skipped"] is None for method in stopped.methods] == [True, False, False]
+
+
 def test_a_training_that_was_interrupted_is_gone_on_with_and_then_judged(
     fleet_file: Path, settings: Settings, tmp_path: Path
 ) -> None:
