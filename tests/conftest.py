@@ -56,9 +56,10 @@ def write_fleet(path: Path, frame: pd.DataFrame) -> Path:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _ctrl_c_reaches_children() -> None:
-    """A suite that was started in the background ignores SIGINT, and so would every process that tests send it to."""
+def _signals_reach_children() -> None:
+    """A suite that was started in the background ignores SIGINT, under nohup SIGHUP, and so would what tests start."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")
