@@ -27,11 +27,16 @@ ENOUGH_EVENTS: Final = 20  # of a metric, for a map of its own
 LEAST_EVENTS: Final = 5  # of all metrics, for any map
 _MOST_KNOTS: Final = 64
 _BINS: Final = 200
+_ALMOST_CERTAIN: Final = 0.99  # the most that quantiles up to p98 can say
 
 
 @dataclass(frozen=True)
 class RiskMap:
-    """A monotone map from raw risk to probability: linear between knots, constant beyond them."""
+    """A monotone map from raw risk to probability: linear between knots, constant below them.
+
+    Above them it rises to near certainty. Risks that high were never seen while the map was fitted, often because
+    nothing went wrong in that time; what was seen of lower ones must not tell people that a server on fire is well.
+    """
 
     raw: tuple[float, ...]
     probability: tuple[float, ...]
@@ -49,7 +54,10 @@ class RiskMap:
 
     def __call__(self, raw: Floats) -> npt.NDArray[np.float64]:
         """Probabilities; NaN stays NaN."""
-        mapped: npt.NDArray[np.float64] = np.interp(raw, self.raw, self.probability)
+        raws, probabilities = self.raw, self.probability
+        if raws[-1] < 1:
+            raws, probabilities = (*raws, 1.0), (*probabilities, max(_ALMOST_CERTAIN, probabilities[-1]))
+        mapped: npt.NDArray[np.float64] = np.interp(raw, raws, probabilities)
         return mapped
 
 
@@ -124,7 +132,9 @@ def fit_map(raw: Floats, came_true: npt.NDArray[np.bool_], weight: Floats, alike
     knots = blocks[2] / blocks[0]
     # Drawing towards the mean may have broken the order: pool once more.
     weights, gains, places = pool_adjacent_violators(evidence, share * evidence, knots * evidence)
-    return _thinned(places / weights, gains / weights)
+    # The last pool reaches as far as what was seen; only beyond that nothing is known.
+    places, share = np.append(places / weights, raw[-1]), np.append(gains / weights, gains[-1] / weights[-1])
+    return _thinned(places, share)
 
 
 def pool_adjacent_violators(weight: Floats, gain: Floats, place: Floats) -> tuple[Floats, Floats, Floats]:

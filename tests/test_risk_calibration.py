@@ -57,6 +57,14 @@ def test_a_map_never_falls_and_is_never_certain() -> None:
         assert probability.min() > 0 and probability.max() < 1
 
 
+def test_a_risk_beyond_all_that_was_seen_is_not_talked_down() -> None:
+    """In a quiet time no risk is high and hardly any comes true; that says nothing of a server on fire."""
+    raw = np.random.default_rng(5).uniform(0, 0.1, 2000)
+    quiet = fit_map(raw, np.arange(2000) % 200 == 0, np.ones(2000))
+    below, at, high, highest = quiet(np.array([0.02, raw.max(), 0.6, 0.99]))
+    assert below < at < 0.05 and 0.5 < high < 0.6 and highest > 0.97
+
+
 def test_the_same_event_told_many_times_counts_once() -> None:
     once, many = fitted(lambda raw: raw > 0.5, 200), fitted(lambda raw: raw > 0.5, 200, alike=20)
     assert once[-1] > 0.98 and 0.7 < many[-1] < 0.97
@@ -90,7 +98,8 @@ def test_a_calibration_survives_json_and_keeps_what_is_missing_missing() -> None
     assert again == calibration
     probability = again.probability(np.array([[0.0, 0.1, 0.3, np.nan], [1.0, 1.0, 1.0, 1.0]]))
     assert probability[0, :3].tolist() == pytest.approx([0.05, 0.1, 0.375]) and np.isnan(probability[0, 3])
-    assert probability[1].tolist() == pytest.approx([0.2, 0.4, 0.6, 0.8])
+    assert calibration.probability(np.full(4, 0.5)).tolist() == pytest.approx([0.2, 0.4, 0.6, 0.8])
+    assert probability[1].tolist() == pytest.approx([0.99] * 4)  # beyond all that was seen
 
 
 @pytest.mark.parametrize(
