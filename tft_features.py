@@ -286,10 +286,28 @@ def softened(scaled: Tensor) -> Tensor:
     Half-way between the scaled space, in which the height of a burst hardly counts, and units, in which little else
     does. Quantiles are the same in all three, as the function is monotone; what differs is which errors are paid for.
     """
-    inner = scaled.clamp(-_STEEPEST, _STEEPEST)
-    standard = torch.sinh(inner)
-    root = torch.sqrt(1 + standard.abs())
-    return torch.sign(standard) * 2 * (root - 1) + (scaled - inner) * _LAST_SLOPE
+    softer: Tensor = _Softened.apply(scaled)  # type: ignore[no-untyped-call]
+    return softer
+
+
+class _Softened(torch.autograd.Function):
+    """`softened` with its slope computed on the way: half the time of what autograd makes of it."""
+
+    @staticmethod
+    def forward(ctx: Any, scaled: Tensor) -> Tensor:
+        inner = scaled.clamp(-_STEEPEST, _STEEPEST)
+        standard = torch.sinh(inner)
+        root = standard.abs().add_(1).sqrt_()
+        if ctx.needs_input_grad[0]:
+            ctx.save_for_backward((standard * standard).add_(1).sqrt_().div_(root))
+        softer = root.sub_(1).mul_(2).copysign_(standard)
+        return softer.add_(scaled - inner, alpha=_LAST_SLOPE)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (slope,) = ctx.saved_tensors
+        passed: Tensor = gradient * slope
+        return passed
 
 
 def gather_windows(
