@@ -110,15 +110,7 @@ def calibration(curves: Sequence[Curve], *, title: str) -> str:
     layers = [_diagonal()]
     for (_, points), style in list(zip(curves, STYLES, strict=False))[::-1]:
         layers.append(_line(_values(points), style, limits=(0, 1)))
-    return _draw(
-        layers,
-        title,
-        "quantile",
-        "share below it",
-        x_format=".0%",
-        y_format=".0%",
-        described=_spoken(curves, percent=True),
-    )
+    return _draw_shares(layers, curves, title, "quantile", "share below it")
 
 
 def reliability(curves: Sequence[Curve], counts: Sequence[Sequence[int]], *, title: str) -> str:
@@ -143,15 +135,12 @@ def reliability(curves: Sequence[Curve], counts: Sequence[Sequence[int]], *, tit
                 },
             }
         )
-    return _draw(
-        layers,
-        title,
-        "probability given",
-        "share that came true",
-        x_format=".0%",
-        y_format=".0%",
-        described=_spoken(curves, percent=True),
-    )
+    return _draw_shares(layers, curves, title, "probability given", "share that came true")
+
+
+def _draw_shares(layers: list[dict[str, Any]], curves: Sequence[Curve], title: str, x: str, y: str) -> str:
+    """Draw layers whose axes both hold shares."""
+    return _draw(layers, title, x, y, x_format=".0%", y_format=".0%", described=_spoken(curves, percent=True))
 
 
 def scatter_curves(curves: Sequence[Curve], points: Sequence[Curve], *, title: str, x: str, y: str) -> str:

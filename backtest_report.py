@@ -37,6 +37,7 @@ from backtest_words import (
 )
 from common_utils import atomic_path
 from data_contract import STEP_MINUTES, BacktestError
+from html_templates import template_environment
 from report_alerts import alert_section
 from report_parts import (
     Cell,
@@ -125,13 +126,7 @@ def render_report(result: Mapping[str, Any]) -> str:
 
 @cache
 def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_ASSETS),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = template_environment(_ASSETS)
     environment.globals["style"] = Markup((_ASSETS / "backtest.css").read_text(encoding="utf-8"))  # noqa: S704  # ours
     environment.filters["percent"] = percent
     return environment

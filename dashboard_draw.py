@@ -27,6 +27,7 @@ from dashboard_demo import SCENARIO_NOTES
 from dashboard_shape import LEVELS, METRIC_BY_COLUMN, MOMENT_WORDS, MOMENTS, NOW, RISK, Fleet, Level, Limits
 from dashboard_view import DRIVER, PANELS, View
 from data_contract import METRICS, SERVED_QUANTILES
+from html_templates import template_environment
 
 _ASSETS: Final = Path(__file__).resolve().parent / "dashboard_assets"
 _DENSE_FROM: Final = 400  # servers in the heatmap from which cells carry no text
@@ -51,13 +52,7 @@ _BADGES: Final[dict[Condition, tuple[Level, str]]] = {
 
 @cache
 def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_ASSETS),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = template_environment(_ASSETS)
     environment.filters.update(
         age=shape.age_text,
         clock=shape.clock,
