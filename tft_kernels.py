@@ -114,17 +114,19 @@ class _Pinball(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, forecast: Tensor, labels: Tensor, quantiles: Tensor, weight: Tensor) -> Tensor:
-        share = torch.isfinite(labels) * (weight / len(quantiles))[:, None]
-        error = torch.nan_to_num(labels)[..., None] - forecast
-        slope = torch.sub(quantiles, (error < 0).to(error.dtype)).mul_(share[..., None])
+        # All in the order in which the forecast lies in memory: (n_quantiles, n_metrics, batch, horizon).
+        labels = labels.permute(2, 0, 1).contiguous()
+        share = torch.isfinite(labels) * (weight / len(quantiles)).t()[..., None]
+        error = torch.nan_to_num(labels) - forecast.permute(3, 2, 0, 1)
+        slope = torch.sub(quantiles.view(-1, 1, 1, 1), (error < 0).to(error.dtype)).mul_(share)
         ctx.save_for_backward(slope)
-        return error.mul_(slope).sum(dim=(0, 1, 3))
+        return error.mul_(slope).sum(dim=(0, 2, 3))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         (slope,) = ctx.saved_tensors
-        return slope * -upstream[:, None], None, None, None
+        return (slope * -upstream.view(-1, 1, 1)).permute(2, 3, 1, 0), None, None, None
 
 
 def attend(attention: Any, query: Tensor, keys: Tensor, mask: Tensor, *, explain: bool) -> tuple[Tensor, Tensor | None]:

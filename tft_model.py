@@ -217,7 +217,7 @@ def ordered_quantiles(raw: Tensor, start: Tensor | None = None) -> Tensor:
     -------
     Tensor of the same shape, not decreasing along the last axis.
     """
-    rows = raw.unbind(dim=-1)
+    rows = raw.movedim(-1, 0).unbind()
     middle = len(rows) // 2
     median = rows[middle] if start is None else rows[middle] + start
     quantiles = [median]
@@ -273,10 +273,11 @@ def forecast_scaled(network: Any, windows: Windows, calibration: QuantileCalibra
     far from the median as measurements were found to.
     """
     raw = by_step(network.raw_outputs(windows.inputs), windows.anchors.size(1))
-    quantiles, logits = raw[..., : -len(ANCHORS)], raw[..., -len(ANCHORS) :]
-    share = torch.softmax(logits.movedim(-1, 0), dim=0)
-    anchor = (share * windows.anchors.movedim(-1, 0).contiguous()).sum(dim=0)
-    forecast = ordered_quantiles(quantiles, anchor)
+    # From here on as it lies in memory, (n_outputs, n_metrics, batch, horizon): any other order would be a copy.
+    quantiles, logits = torch.split(raw.permute(3, 2, 0, 1), [raw.size(-1) - len(ANCHORS), len(ANCHORS)])
+    share = torch.softmax(logits, dim=0)
+    anchor = (share * windows.anchors.permute(3, 2, 0, 1).contiguous()).sum(dim=0)
+    forecast = ordered_quantiles(quantiles.movedim(0, -1), anchor).permute(1, 2, 0, 3)
     return forecast if calibration is None else calibration.applied(forecast)
 
 
@@ -293,9 +294,9 @@ def by_step(raw: Tensor, steps: int) -> Tensor:
     Returns
     -------
     Tensor, (batch, steps, n_targets, n_outputs)
-        In memory each output lies by itself.
+        In memory each output of each target lies by itself, as `raw_outputs` gives them.
     """
     batch, positions, targets, outputs = raw.shape
     patch = steps // positions
-    apart = raw.reshape(batch, positions, targets, outputs // patch, patch).permute(3, 0, 1, 4, 2).contiguous()
-    return apart.view(outputs // patch, batch, steps, targets).permute(1, 2, 3, 0)
+    apart = raw.permute(3, 2, 0, 1).reshape(outputs // patch, patch, targets, batch, positions)
+    return apart.permute(0, 2, 3, 4, 1).reshape(outputs // patch, targets, batch, steps).permute(2, 3, 1, 0)

@@ -93,7 +93,7 @@ def test_the_shares_of_the_anchors_are_those_that_the_forecast_is_made_with(
         patched.setattr(tft_model, "ordered_quantiles", ordered_quantiles)
         tft_model.forecast_scaled(model.network, windows)
     expected = (weights.anchors * windows.anchors[0].numpy()).sum(axis=-1)
-    np.testing.assert_allclose(started[0][0].numpy(), expected, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(started[0][:, 0].numpy().T, expected, rtol=1e-3, atol=1e-4)
 
 
 def test_hours_without_data_get_no_attention(forecaster, grid):
