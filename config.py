@@ -55,7 +55,7 @@ class Settings(BaseSettings):
     attention_heads: int = Field(4, ge=1, le=16, description="heads of the attention; must divide hidden_size")
     dropout: float = Field(0.1, ge=0, le=0.999, description="dropout rate while training")
     encoder_pieces: str = Field(
-        "24x12,10x3,6x1",
+        "8x24,6x12,10x3,6x1",
         max_length=100,
         description="pieces of history that the network reads, oldest first: count x 5-minute steps, …",
     )

@@ -48,6 +48,7 @@ _ANCHOR_TITLES = {
     "last": "same as now",
     "day_ago": "same as yesterday",
     "median": "usual level",
+    "cycle": "same as one cycle ago",
 }
 _TITLES = {
     PROFILE: "role of the server",
@@ -65,6 +66,7 @@ _OF_METRIC = {
     "level": "usual level of {}",
     "spread": "usual movement of {}",
     "observed": "how much was measured",
+    "cycle_strength": "how regular {} is",
     "missing": GAPS,
 }
 
@@ -287,6 +289,8 @@ def title_of(variable: str) -> str:
     )
     if label and rest in _OF_METRIC:
         return _OF_METRIC[rest].format(label)
+    if re.fullmatch(r"cycle(_peak)?", rest):
+        return "one cycle ago"
     ago = re.fullmatch(r"(\w+)_ago(_missing|_peak)?", rest)
     if ago:
         return f"same time {_time_ago(ago[1])}"

@@ -16,14 +16,9 @@ MOST_STEPS = 7 * DAY_STEPS  # that the network may look back
 MOST_POSITIONS = 2016
 
 CALENDAR = ("time_of_day_sin", "time_of_day_cos", "day_of_week_sin", "day_of_week_cos", "is_weekend")
-STATIC_REALS = tuple(f"{column}_{what}" for what in ("level", "spread", "observed") for column in METRIC_COLUMNS)
 STATIC_CATEGORICALS = (PROFILE, "server_id")
 ENCODER_CATEGORICALS = (STATE,)
 CATEGORICALS = (*STATIC_CATEGORICALS, *ENCODER_CATEGORICALS)
-
-# Where a forecast may start from: the level of the last half hour, the last value, the same time of the day before, the
-# day's median.
-ANCHORS = ("recent", "last", "day_ago", "median")
 
 
 @dataclass(frozen=True)
@@ -41,11 +36,14 @@ class Layout:
         Steps of the horizon that are forecast from one position of the decoder.
     lag_days : tuple of int
         Which days' values at the time of each patch the decoder is shown.
+    cycles : bool
+        Whether it is shown the last period of each metric, too, see `tft_cycles.py`.
     """
 
-    pieces: tuple[tuple[int, int], ...] = ((24, 12), (10, 3), (6, 1))
+    pieces: tuple[tuple[int, int], ...] = ((8, 24), (6, 12), (10, 3), (6, 1))
     patch: int = 6
-    lag_days: tuple[int, ...] = (1, 2, 7)
+    lag_days: tuple[int, ...] = (1, 7)
+    cycles: bool = True
 
     @property
     def encoder_positions(self) -> int:
@@ -79,6 +77,12 @@ class Layout:
         return tuple(f"{column}{what}" for what in ("", *reach, "_missing") for column in METRIC_COLUMNS)
 
     @property
+    def static_reals(self) -> tuple[str, ...]:
+        """Variables of a window as a whole: each metric's scale, how much was observed, how sure its period is."""
+        what = ("level", "spread", "observed", *(("cycle_strength",) if self.cycles else ()))
+        return tuple(f"{column}_{each}" for each in what for column in METRIC_COLUMNS)
+
+    @property
     def encoder_reals(self) -> tuple[str, ...]:
         """Variables of the encoder's positions."""
         return (*self.observed_reals, *(("piece_length",) if self.is_coarse else ()), *CALENDAR, "relative_step")
@@ -97,22 +101,47 @@ class Layout:
         )
 
     @property
+    def cycle_reals(self) -> tuple[str, ...]:
+        """What the decoder is shown of each metric's last period: a patch's mean, and its peak above."""
+        what = ("", "_peak") if self.patch > 1 else ("",)
+        return tuple(f"{column}_cycle{each}" for each in what for column in METRIC_COLUMNS) if self.cycles else ()
+
+    @property
+    def ahead_reals(self) -> tuple[str, ...]:
+        """What the decoder alone is shown."""
+        return (*self.lag_reals, *self.cycle_reals)
+
+    @property
     def decoder_reals(self) -> tuple[str, ...]:
         """Variables of the decoder's positions."""
-        return (*CALENDAR, "relative_step", *self.lag_reals)
+        return (*CALENDAR, "relative_step", *self.ahead_reals)
 
     @property
     def reals(self) -> tuple[str, ...]:
         """All real variables, in the order of the network's input."""
-        return (*STATIC_REALS, *self.encoder_reals, *self.lag_reals)
+        return (*self.static_reals, *self.encoder_reals, *self.ahead_reals)
+
+    @property
+    def anchors(self) -> tuple[str, ...]:
+        """Where a forecast may start from.
+
+        The level of the last half hour, the last value, the same time of the day before, the day's median, and the last
+        period again.
+        """
+        return ("recent", "last", "day_ago", "median", *(("cycle",) if self.cycles else ()))
 
     def names(self) -> dict[str, list[str]]:
         """Names as `config.json` has them under `features`."""
-        return {"reals": list(self.reals), "categoricals": list(CATEGORICALS), "anchors": list(ANCHORS)}
+        return {"reals": list(self.reals), "categoricals": list(CATEGORICALS), "anchors": list(self.anchors)}
 
     def as_dict(self) -> dict[str, Any]:
         """JSON form."""
-        return {"pieces": [list(piece) for piece in self.pieces], "patch": self.patch, "lag_days": list(self.lag_days)}
+        return {
+            "pieces": [list(piece) for piece in self.pieces],
+            "patch": self.patch,
+            "lag_days": list(self.lag_days),
+            "cycles": self.cycles,
+        }
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> Layout:
@@ -121,15 +150,16 @@ class Layout:
             pieces=tuple((int(count), int(steps)) for count, steps in content["pieces"]),
             patch=int(content["patch"]),
             lag_days=tuple(int(days) for days in content["lag_days"]),
+            cycles=bool(content["cycles"]),
         )
         layout.check()
         return layout
 
     @classmethod
     def parse(cls, pieces: str, patch: int) -> Layout:
-        """Layout of the settings' words, such as `24x12,10x3,6x1`; ValueError if it says none."""
+        """Layout of the settings' words, such as `8x24,6x12,10x3,6x1`; ValueError if it says none."""
         if not re.fullmatch(r"\d{1,4}x\d{1,4}(,\d{1,4}x\d{1,4}){0,9}", pieces):
-            raise ValueError(f"{pieces!r} is no list of count x steps, such as 24x12,10x3,6x1")
+            raise ValueError(f"{pieces!r} is no list of count x steps, such as 8x24,6x12,10x3,6x1")
         counts = (piece.split("x") for piece in pieces.split(","))
         layout = cls(pieces=tuple((int(count), int(steps)) for count, steps in counts), patch=patch)
         layout.check()
@@ -152,8 +182,8 @@ def _self_check() -> None:
     layout = Layout()
     layout.check()
     assert len(set(layout.reals)) == len(layout.reals)
-    assert Layout.parse("24x12,10x3,6x1", 6) == layout == Layout.from_dict(layout.as_dict())
-    assert layout.encoder_positions == 40 and layout.decoder_positions == 16
+    assert Layout.parse("8x24,6x12,10x3,6x1", 6) == layout == Layout.from_dict(layout.as_dict())
+    assert layout.encoder_positions == 30 and layout.decoder_positions == 16
     print("✅ All tests passed")
 
 

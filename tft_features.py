@@ -28,13 +28,14 @@ from data_contract import (
     VALID_STATES,
 )
 from fleet_grid import N_METRICS, FleetGrid
-from model_inputs import STATIC_REALS, Layout
+from model_inputs import Layout
 from quantile_calibration import QuantileCalibration
+from tft_cycles import CYCLE_STEPS, last_cycle
 
 # At least p02, the nine deciles and p98; the median must be in the middle (see tft_model.ordered_quantiles).
 QUANTILES: tuple[float, ...] = (0.02, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.98)
 
-# Steps whose median is the recent level, the first of the ANCHORS: half an hour.
+# Steps whose median is the recent level, the first of the anchors: half an hour.
 RECENT_STEPS = 6
 
 # Weight of the fleet's typical spread against a window's own, in observed steps: 20 minutes. A server that was heard of
@@ -80,7 +81,8 @@ class FeatureSpec:
     @property
     def history_steps(self) -> int:
         """Steps before the origin that can influence a forecast: the day of the scale, the encoder's, the lags'."""
-        return max(DAY_STEPS * self.layout.lag_days[-1], self.layout.encoder_steps)
+        cycle = CYCLE_STEPS if self.layout.cycles else 0
+        return max(DAY_STEPS * self.layout.lag_days[-1], self.layout.encoder_steps, cycle)
 
     def server_category(self, server_id: str | None) -> int:
         """Category of a server id; 0, the NaN category, for a server that training has not seen."""
@@ -225,7 +227,7 @@ class Windows:
         Scaled true values, NaN where unknown.
     past : Tensor, (batch, history, n_metrics)
         What was measured before the origin, in units; NaN where nothing was.
-    anchors : Tensor, (batch, horizon, n_metrics, len(ANCHORS))
+    anchors : Tensor, (batch, horizon, n_metrics, len(layout.anchors))
         Scaled naive forecasts, between which the network chooses where its quantiles start from.
     weight : Tensor, (batch,)
         What the window counts in a mean over batches: 1 where all windows are drawn alike, else how much rarer it is
@@ -364,16 +366,23 @@ def gather_windows(
     first = fleet.first_step + origins
     encoder = torch.cat([_pieces(past, scale, layout), _moments(first, middles(layout))], dim=-1)
     patches = torch.arange(0, HORIZON_STEPS, layout.patch)
-    decoder = torch.cat([_moments(first, patches + (layout.patch - 1) / 2), lags], dim=-1)
+    static = [_level(scale.center), torch.log(scale.spread) / 3, n_observed / DAY_STEPS]
+    ahead, anchors = [_moments(first, patches + (layout.patch - 1) / 2), lags], [day_ago]
+    if layout.cycles:
+        cycle, strength = last_cycle(scale.scaled(past[:, history - CYCLE_STEPS :]))
+        cycle, _ = _masked(cycle)
+        static.append(strength)
+        ahead += _patches(cycle, layout)
+        anchors.append(cycle)
+    decoder = torch.cat(ahead, dim=-1)
 
-    static = torch.cat([_level(scale.center), torch.log(scale.spread) / 3, n_observed / DAY_STEPS], dim=-1)
-    reals, lagged = len(layout.reals), len(layout.lag_reals)
+    reals, lagged = len(layout.reals), len(layout.ahead_reals)
     # What only the decoder or only the encoder has is 0 in the other; what neither has more than once is the static.
     encoder_cont = torch.zeros(batch, layout.encoder_positions, reals)
     decoder_cont = torch.zeros(batch, layout.decoder_positions, reals)
     for cont in (encoder_cont, decoder_cont):
-        cont[..., : len(STATIC_REALS)] = static[:, None]
-    encoder_cont[..., len(STATIC_REALS) : reals - lagged] = encoder
+        cont[..., : len(layout.static_reals)] = torch.cat(static, dim=-1)[:, None]
+    encoder_cont[..., len(layout.static_reals) : reals - lagged] = encoder
     decoder_cont[..., reals - decoder.size(-1) :] = decoder
     static_categories = torch.stack([profile, server], dim=-1)[:, None]  # (batch, 1, 2)
     encoder_cat = torch.cat([static_categories.expand(-1, layout.encoder_positions, -1), state[..., None]], dim=-1)
@@ -387,7 +396,7 @@ def gather_windows(
         "decoder_lengths": torch.full((batch,), layout.decoder_positions),
     }
     labels = scale.scaled(window[:, history:])
-    return Windows(inputs, scale, n_observed > 0, labels, past, _anchors(past, scale, day_ago), weight)
+    return Windows(inputs, scale, n_observed > 0, labels, past, _anchors(past, scale, *anchors), weight)
 
 
 @cache
@@ -456,14 +465,18 @@ def _lags(past: Tensor, scale: Scale, layout: Layout) -> tuple[Tensor, Tensor]:
         values, missing = _masked(scale.scaled(past[:, begin : begin + HORIZON_STEPS]))
         day_ago = values if day_ago is None else day_ago
         lacking = missing.to(values).mean(dim=-1, keepdim=True)
-        if layout.patch > 1:
-            patches = values.view(len(past), -1, layout.patch, values.size(-1))
-            mean = patches.mean(dim=2)
-            shown += [mean, patches.amax(dim=2) - mean, lacking.view(len(past), -1, layout.patch, 1).mean(dim=2)]
-        else:
-            shown += [values, lacking]
+        shown += [*_patches(values, layout), lacking.view(len(past), -1, layout.patch, 1).mean(dim=2)]
     assert day_ago is not None  # the layout's first lag is a day
     return torch.cat(shown, dim=-1), day_ago
+
+
+def _patches(values: Tensor, layout: Layout) -> list[Tensor]:
+    """Mean of each patch of (batch, horizon, n_metrics) and how far its peak lies above, or the steps themselves."""
+    if layout.patch == 1:
+        return [values]
+    patches = values.reshape(len(values), -1, layout.patch, values.size(-1))
+    mean = patches.mean(dim=2)
+    return [mean, patches.amax(dim=2) - mean]
 
 
 @dataclass(frozen=True)
@@ -534,8 +547,8 @@ def _last_seen(past: Tensor) -> Tensor:
     return torch.gather(past, 1, (newest - 1).clamp_min(0)).masked_fill(newest == 0, float("nan"))[:, 0]
 
 
-def _anchors(past: Tensor, scale: Scale, day_ago: Tensor) -> Tensor:
-    """Naive forecasts in scaled space, in the order of `ANCHORS`; the window's median where one is not known.
+def _anchors(past: Tensor, scale: Scale, day_ago: Tensor, *cycle: Tensor) -> Tensor:
+    """Naive forecasts in scaled space, in the order of `Layout.anchors`; the window's median where one is not known.
 
     Real servers are often best forecast by "same as now", generated and busy ones by the day before. A network that
     has to learn such a level from its inputs needs many more windows than one that only has to weigh them.
@@ -545,7 +558,7 @@ def _anchors(past: Tensor, scale: Scale, day_ago: Tensor) -> Tensor:
     recent = torch.where(count > 0, recent, last)
     levels = torch.nan_to_num(scale.scaled(torch.stack([recent, last], dim=1)))  # (batch, 2, n_metrics)
     recent, last = (levels[:, k, None].expand_as(day_ago) for k in (0, 1))
-    return torch.stack([recent, last, day_ago, torch.zeros_like(day_ago)], dim=-1)
+    return torch.stack([recent, last, day_ago, torch.zeros_like(day_ago), *cycle], dim=-1)
 
 
 def _level(center: Tensor) -> Tensor:
@@ -613,7 +626,7 @@ def _self_check() -> None:
     spec = FeatureSpec(Layout(), ("1",), typical_spread(grid))
     fleet = FleetTensors.from_grid(grid, spec, ["1"])
     windows = gather_windows(fleet, torch.tensor([0, 0]), torch.tensor([400, grid.n_steps - HORIZON_STEPS]), spec)
-    assert windows.inputs["encoder_cont"].shape == (2, 40, len(spec.layout.reals))
+    assert windows.inputs["encoder_cont"].shape == (2, 30, len(spec.layout.reals))
     back = windows.scale.units(windows.labels[..., None])[..., 0]
     assert np.allclose(back[0], values[0, 400 : 400 + HORIZON_STEPS], rtol=1e-3, atol=1e-3)
     print("✅ All tests passed")

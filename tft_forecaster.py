@@ -22,7 +22,6 @@ from fleet_grid import N_METRICS, FleetGrid, time_of
 from forecast import Forecast
 from forecast_explanation import ForecastWeights
 from model_folder import LoadedModel, load_model
-from model_inputs import ANCHORS
 from risk_calibration import RiskCalibration
 from tft_features import FleetTensors, gather_windows, middles
 from tft_model import by_step, forecast_scaled
@@ -150,7 +149,7 @@ class Forecaster:
             windows = gather_windows(fleet, torch.tensor([0]), torch.tensor([grid.n_steps]), spec)
             found = network(windows.inputs)
             raw = by_step(torch.stack(found["prediction"], dim=2), HORIZON_STEPS)[0]
-            shares = torch.softmax(raw[..., -len(ANCHORS) :], dim=-1)
+            shares = torch.softmax(raw[..., -len(spec.layout.anchors) :], dim=-1)
             attention = torch.cat([found["encoder_attention"][0], found["decoder_attention"][0]], dim=-1)
         missing = [spec.layout.reals.index(f"{column}_missing") for column in METRIC_COLUMNS]
         static_names = list(network.static_variable_selection.input_sizes)
@@ -164,7 +163,7 @@ class Forecaster:
             attention=attention.mean(dim=1).repeat_interleave(spec.layout.patch, dim=0).numpy(),
             steps_before=torch.ceil(-middles(spec.layout)).to(torch.int64).numpy(),
             measured=(windows.inputs["encoder_cont"][0][:, missing] < 1).numpy(),
-            anchor_names=ANCHORS,
+            anchor_names=spec.layout.anchors,
             anchors=shares.numpy(),
             observed=windows.observed[0].numpy(),
         )

@@ -20,13 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from data_contract import METRIC_COLUMNS
-from model_inputs import (
-    ANCHORS,
-    CATEGORICALS,
-    ENCODER_CATEGORICALS,
-    STATIC_CATEGORICALS,
-    STATIC_REALS,
-)
+from model_inputs import CATEGORICALS, ENCODER_CATEGORICALS, STATIC_CATEGORICALS
 from quantile_calibration import QuantileCalibration
 from tft_features import FeatureSpec, Windows
 from tft_kernels import attend, gate_and_norm, gated, residual_network, select_variables
@@ -237,12 +231,12 @@ def network_arguments(spec: FeatureSpec, config: NetworkConfig) -> dict[str, Any
         "dropout": config.dropout,
         "attention_head_size": config.attention_heads,
         "hidden_continuous_size": config.hidden_continuous_size,
-        "output_size": [(n_quantiles + len(ANCHORS)) * layout.patch] * n_metrics,
+        "output_size": [(n_quantiles + len(layout.anchors)) * layout.patch] * n_metrics,
         "loss": MultiLoss([QuantileLoss(list(spec.quantiles)) for _ in METRIC_COLUMNS]),
         "logging_metrics": nn.ModuleList(),
         "max_encoder_length": layout.encoder_positions,
         "static_categoricals": list(STATIC_CATEGORICALS),
-        "static_reals": list(STATIC_REALS),
+        "static_reals": list(layout.static_reals),
         "time_varying_categoricals_encoder": list(ENCODER_CATEGORICALS),
         "time_varying_categoricals_decoder": [],
         "time_varying_reals_encoder": list(layout.encoder_reals),
@@ -274,7 +268,8 @@ def forecast_scaled(network: Any, windows: Windows, calibration: QuantileCalibra
     """
     raw = by_step(network.raw_outputs(windows.inputs), windows.anchors.size(1))
     # From here on as it lies in memory, (n_outputs, n_metrics, batch, horizon): any other order would be a copy.
-    quantiles, logits = torch.split(raw.permute(3, 2, 0, 1), [raw.size(-1) - len(ANCHORS), len(ANCHORS)])
+    anchors = windows.anchors.size(-1)
+    quantiles, logits = torch.split(raw.permute(3, 2, 0, 1), [raw.size(-1) - anchors, anchors])
     share = torch.softmax(logits, dim=0)
     anchor = (share * windows.anchors.permute(3, 2, 0, 1).contiguous()).sum(dim=0)
     forecast = ordered_quantiles(quantiles.movedim(0, -1), anchor).permute(1, 2, 0, 3)

@@ -7,7 +7,7 @@ Measured is all between a history in memory and decoded quantiles in units: here
 `FleetGrid`; on the other side `TimeSeriesDataSet.from_dataset(predict=True)`, its loader and
 `predict(mode="quantiles")`, from a frame that holds the features already and the rows of the future, too. Both
 networks have the same size; the library's reads 72 steps and writes 96 one by one, as its data set makes them, ours
-what the product serves with: pieces of 27 hours, patches of 6 steps, calibrated. The weights are random, as saved and
+what the product serves with: pieces of 25 hours, patches of 6 steps, calibrated. The weights are random, as saved and
 loaded by `model_folder.py`: speed does not depend on what they learned. Fleets larger than 90 servers are copies of
 the generated one under other names. Sides and sizes take turns; medians.
 

@@ -44,7 +44,8 @@ from tft_features import QUANTILES
 from tft_model import NetworkConfig
 
 ENCODER_STEPS = 72
-LAYOUT = Layout(pieces=((ENCODER_STEPS, 1),), patch=1, lag_days=(1,))  # what the library can read, step by step
+# What the library can read, step by step.
+LAYOUT = Layout(pieces=((ENCODER_STEPS, 1),), patch=1, lag_days=(1,), cycles=False)
 HISTORY_STEPS = ENCODER_STEPS + DAY_STEPS  # that a forecast needs
 BATCH = 128
 

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from data_contract import HORIZON_STEPS, METRIC_COLUMNS
-from model_inputs import STATIC_REALS
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 
@@ -105,7 +104,7 @@ def test_the_common_loss_is_zero_for_the_truth_and_the_same_for_a_shift_up_as_fo
 
 def test_the_other_side_reads_as_many_variables_as_the_network_of_the_product(problem):
     read = a_network(problem).hparams
-    assert len(read.static_reals) == len(STATIC_REALS)
+    assert len(read.static_reals) == len(stock.LAYOUT.static_reals)
     assert len(read.time_varying_reals_encoder) == len(stock.LAYOUT.encoder_reals)
     assert len(read.time_varying_reals_decoder) == len(stock.LAYOUT.decoder_reals)
     assert len(read.static_categoricals) == 2 and len(read.time_varying_categoricals_encoder) == 1

@@ -17,7 +17,7 @@ from data_contract import HORIZON_STEPS, HORIZONS, METRIC_COLUMNS, SERVER_NAME, 
 from fleet_grid import FleetGrid
 from forecast_explanation import ALL_METRICS, GAPS, Explanation, explain, title_of
 from model_folder import load_model
-from model_inputs import ANCHORS, CATEGORICALS, STATIC_REALS, Layout
+from model_inputs import CATEGORICALS, Layout
 from tft_features import FleetTensors, gather_windows
 from tft_forecaster import Forecaster
 
@@ -64,12 +64,12 @@ def test_shares_add_up_to_one(explanation):
 def test_every_input_of_the_network_is_counted_once_and_under_its_own_name(forecaster, grid, settings):
     layout = Layout.parse(settings.encoder_pieces, settings.decoder_patch)
     weights = forecaster.explain_grid(grid, 2)
-    assert set(weights.static) == {*STATIC_REALS, "profile", "server_id"}
+    assert set(weights.static) == {*layout.static_reals, "profile", "server_id"}
     assert sorted(weights.past_names) == sorted((*layout.encoder_reals, "state"))
     assert sorted(weights.future_names) == sorted(layout.decoder_reals)
     for rows in (weights.past, weights.future, weights.attention, weights.anchors):
         np.testing.assert_allclose(rows.sum(axis=-1), 1, rtol=1e-4)
-    assert weights.anchors.shape == (HORIZON_STEPS, len(METRIC_COLUMNS), len(ANCHORS))
+    assert weights.anchors.shape == (HORIZON_STEPS, len(METRIC_COLUMNS), len(Layout().anchors))
 
 
 def test_the_shares_of_the_anchors_are_those_that_the_forecast_is_made_with(

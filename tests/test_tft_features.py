@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from data_contract import HORIZON_STEPS, METRIC_COLUMNS
 from fleet_grid import DAY_STEPS, FleetGrid
-from model_inputs import ANCHORS, CATEGORICALS, STATIC_REALS, Layout
+from model_inputs import CATEGORICALS, Layout
 from tft_features import (
     RECENT_STEPS,
     Augmentation,
@@ -28,7 +28,7 @@ from tft_features import (
 )
 
 GRID = FleetGrid.from_frame(make_fleet(hours=80))
-FINE = Layout(pieces=((36, 1),), patch=1, lag_days=(1,))
+FINE = Layout(pieces=((36, 1),), patch=1, lag_days=(1,), cycles=False)
 SPEC = FeatureSpec(FINE, tuple(str(k) for k in range(GRID.n_servers)), typical_spread(GRID))
 IDS = [str(k) for k in range(GRID.n_servers)]
 
@@ -49,7 +49,7 @@ def test_shapes_and_names_are_those_that_pytorch_forecasting_expects() -> None:
     assert windows.inputs["encoder_cont"].shape == (3, 36, len(FINE.reals))
     assert windows.inputs["decoder_cont"].shape == (3, HORIZON_STEPS, len(FINE.reals))
     assert windows.inputs["encoder_cat"].shape == (3, 36, len(CATEGORICALS))
-    assert set(STATIC_REALS) | set(FINE.encoder_reals) | set(FINE.decoder_reals) == set(FINE.reals)
+    assert set(FINE.static_reals) | set(FINE.encoder_reals) | set(FINE.decoder_reals) == set(FINE.reals)
     assert all(torch.isfinite(tensor).all() for tensor in windows.inputs.values())
 
 
@@ -163,6 +163,33 @@ def test_layouts_without_sense_are_refused() -> None:
             Layout.parse(pieces, patch)
 
 
+@pytest.mark.parametrize("layout", [COARSE, replace(FINE, cycles=True)], ids=["in patches", "step by step"])
+def test_the_last_period_of_each_metric_is_shown_and_is_an_anchor(layout) -> None:
+    values = GRID.values[:1].copy()
+    steps = np.arange(values.shape[1])
+    values[0, :, 0] = 10 + 60 * (steps % 25 < 9)  # a job every 125 minutes
+    values[0, :, 3] = np.nan
+    grid, origin = replace(GRID, names=GRID.names[:1], profiles=GRID.profiles[:1], values=values), 700
+    spec = replace(SPEC, layout=layout)
+    windows = gather_windows(
+        FleetTensors.from_grid(replace(grid, states=GRID.states[:1]), spec, IDS[:1]),
+        torch.tensor([0]),
+        torch.tensor([origin]),
+        spec,
+    )
+    names = (*layout.static_reals, *layout.cycle_reals)
+    shown = {name: windows.inputs["decoder_cont"][0, :, layout.reals.index(name)] for name in names}
+    true = windows.scale.scaled(torch.from_numpy(values[:, origin : origin + HORIZON_STEPS]))[0, :, 0]
+    of_patches = true.view(-1, layout.patch)
+    torch.testing.assert_close(shown["cpu_pct_cycle"], of_patches.mean(dim=1))
+    if layout.patch > 1:
+        torch.testing.assert_close(shown["cpu_pct_cycle_peak"], of_patches.amax(dim=1) - of_patches.mean(dim=1))
+    assert (shown["cpu_pct_cycle_strength"] > 0.95).all() and (shown["latency_ms_cycle_strength"] == 0).all()
+    assert layout.anchors[4] == "cycle"
+    torch.testing.assert_close(windows.anchors[0, :, 0, 4], true)
+    assert (windows.anchors[0, :, 3, 4] == 0).all()
+
+
 def test_anchors_are_the_recent_level_the_last_value_the_day_before_and_the_median() -> None:
     origin = 600
     values = GRID.values.copy()
@@ -172,7 +199,7 @@ def test_anchors_are_the_recent_level_the_last_value_the_day_before_and_the_medi
     units = windows.scale.units(windows.anchors)[0].numpy()  # (horizon, n_metrics, n_anchors)
     recent = np.nanmedian(values[0, origin - RECENT_STEPS : origin], axis=0)
     np.testing.assert_allclose(units[:, 2:, 0], np.broadcast_to(recent[2:], (HORIZON_STEPS, 2)), rtol=0.1)
-    assert abs(units[0, 1, 0] - recent[1]) < 3 and len(ANCHORS) == units.shape[-1]
+    assert abs(units[0, 1, 0] - recent[1]) < 3 and len(FINE.anchors) == units.shape[-1]
     np.testing.assert_allclose(
         units[:, 1:, 1], np.broadcast_to(values[0, origin - 1, 1:], (HORIZON_STEPS, 3)), rtol=1e-3
     )

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from data_contract import HORIZON_STEPS
 from fleet_grid import N_METRICS, FleetGrid
-from model_inputs import ANCHORS, Layout
+from model_inputs import Layout
 from tft_features import Augmentation, FeatureSpec, FleetTensors, Windows, gather_windows
 from tft_model import (
     FastTemporalFusionTransformer,
@@ -218,11 +218,12 @@ def test_the_network_chooses_between_the_naive_forecasts_where_its_quantiles_sta
         for layer in network.output_layer:
             layer.weight.zero_()
             layer.bias.zero_()
-    for k in range(len(ANCHORS)):
+    n_anchors = len(SPEC.layout.anchors)
+    for k in range(n_anchors):
         with torch.no_grad():
             for layer in network.output_layer:
-                layer.bias[-len(ANCHORS) :] = -100.0
-                layer.bias[-len(ANCHORS) + k] = 100.0
+                layer.bias[-n_anchors:] = -100.0
+                layer.bias[-n_anchors + k] = 100.0
         median = forecast_scaled(network, windows)[..., len(SPEC.quantiles) // 2]
         torch.testing.assert_close(median, windows.anchors[..., k])
 
