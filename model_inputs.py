@@ -146,11 +146,13 @@ class Layout:
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> Layout:
         """Inverse of `as_dict`; KeyError, TypeError or ValueError on anything else, or what no network could have."""
+        if not isinstance(content["cycles"], bool):
+            raise TypeError(f"cycles is {content['cycles']!r}, neither true nor false")
         layout = cls(
             pieces=tuple((int(count), int(steps)) for count, steps in content["pieces"]),
             patch=int(content["patch"]),
             lag_days=tuple(int(days) for days in content["lag_days"]),
-            cycles=bool(content["cycles"]),
+            cycles=content["cycles"],
         )
         layout.check()
         return layout

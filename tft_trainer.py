@@ -292,7 +292,8 @@ class _Session:
                 return
             state = self.run.load(path)
             try:
-                faults = weight_faults(training.learner.network.state_dict(), state["weights"])
+                wanted = training.learner.network.state_dict()
+                faults = [fault for name in ("weights", "average") for fault in weight_faults(wanted, state[name])]
                 if not faults:
                     training.load_state(state, self.run.rate)
                     self._earlier = float(state["seconds"])

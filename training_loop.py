@@ -28,6 +28,7 @@ from tft_kernels import pinball
 from tft_model import NetworkConfig, build_network, forecast_scaled
 from training_processes import DOCUMENT, Processes
 from training_windows import WindowBatches
+from weight_average import WeightAverage
 
 BEST, LAST = "best", "last"
 
@@ -174,6 +175,7 @@ class Training:
         self._save, self._report, self._stop = save, report, stop or StopRequest()
         self._module = processes.setup(learner)
         self._weights, self._optimizer = _optimizer(learner, plan, processes)
+        self._average = WeightAverage(self._weights)
         self._stepper: Any = processes.fabric.setup_optimizers(self._optimizer)
         steps = max(plan.epochs * len(batches), _SHORTEST_SCHEDULE)
         self._schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -220,11 +222,14 @@ class Training:
                     return
 
     def state(self) -> dict[str, Any]:
-        """All that is needed to go on to the bit."""
+        """All that is needed to go on to the bit; `average` are the weights that are validated and served."""
         progress = asdict(self.progress)
+        with self._average.in_use():
+            average = {name: tensor.clone() for name, tensor in self.learner.network.state_dict().items()}
         return {
             "progress": progress,
             "weights": self.learner.network.state_dict(),
+            "average": average,
             "optimizer": self._optimizer.state_dict(),
             "schedule": self._schedule.state_dict(),
             "precision": self._processes.fabric.strategy.precision.state_dict(),
@@ -237,6 +242,8 @@ class Training:
         self.progress = Progress(**progress, records=records)
         if not 0 < self.progress.rate <= 1:
             raise ValueError(f"the share of the learning rate is {self.progress.rate}")
+        self.learner.network.load_state_dict(state["average"])
+        self._average.take()
         self.learner.network.load_state_dict(state["weights"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._schedule.load_state_dict(state["schedule"])
@@ -302,6 +309,7 @@ class Training:
         self._optimizer.zero_grad(set_to_none=False)
         self._schedule.step()
         progress.step += 1
+        self._average.add(progress.step)
         progress.loss_sum += total
         progress.known += known
         stopped, late, due = (flag > 0 for flag in flags)
@@ -318,19 +326,21 @@ class Training:
         raise LossNotFiniteError(self.progress.epoch + 1, self.progress.batch + 1, what, of)
 
     def _validate(self) -> float:
-        """Loss over the validation windows."""
+        """Loss of the averaged weights over the validation windows."""
         processes, progress = self._processes, self.progress
         began, before = time.monotonic(), progress.epoch_seconds
         self.learner.eval()
-        loss_sum = known = 0.0
-        with torch.no_grad(), processes.fabric.autocast():
+        loss_sum = known = stopped = 0.0
+        with torch.no_grad(), processes.fabric.autocast(), self._average.in_use():
             for windows in self._validation:
                 loss_sum += float(self.learner(Batch(windows.to(processes.device))).sum())
                 known += float(torch.isfinite(windows.labels).sum())
                 (stopped,) = processes.sums(self._stop.is_asked)
                 if stopped:
-                    self._keep(LAST)
-                    raise TrainingStopped
+                    break
+        if stopped:  # only now the network has its own weights again
+            self._keep(LAST)
+            raise TrainingStopped
         progress.epoch_seconds = before + time.monotonic() - began
         loss_sum, known = processes.sums(loss_sum, known)
         return loss_sum / max(known, 1.0)

@@ -258,7 +258,7 @@ class Run:
                 newest = progress["records"][-1]
                 of = newest["epoch"], newest["val_loss"], progress["epoch"], progress["batch"]
                 if of == (epoch, val_loss, epoch, 0):
-                    return state["weights"]
+                    return state["average"]
                 reasons.append(f"{name}{CHECKPOINT_SUFFIX} is of another state")
             except (TrainingError, LookupError, TypeError):  # told below: for `best`, removing it would help nobody
                 reasons.append(f"{name}{CHECKPOINT_SUFFIX} is missing or damaged")

@@ -327,6 +327,7 @@ def test_weights_that_do_not_fit_to_the_last_key_shape_dtype_and_value_are_refus
         ({"pieces": [[10**12, 1]]}, "pieces"),
         ({"patch": 7}, "patch is 7"),
         ({"lag_days": [1, 400]}, "lag_days"),
+        ({"cycles": "yes"}, "cycles is 'yes'"),
         ({"quantiles": [0.1, 0.5, 0.9]}, "quantiles"),
         ({"states": ["healthy"]}, "profiles or states"),
         ({"prior_scale": [1.0, -1.0, 1.0, 1.0]}, "prior_scale"),

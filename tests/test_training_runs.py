@@ -25,7 +25,8 @@ def state(*losses: float, batch: int = 0) -> dict[str, Any]:
     ]
     return {
         "progress": {"epoch": len(losses), "batch": batch, "records": records},
-        "weights": {"w": torch.tensor([losses[-1]])},
+        "weights": {"w": torch.tensor([-1.0])},
+        "average": {"w": torch.tensor([losses[-1]])},
     }
 
 
@@ -96,12 +97,13 @@ def test_device_and_precision_are_noted_and_others_refused_on_resume(
 
 
 # ------------------------------------------------------------------------------------------------ checkpoints by others
+@pytest.mark.parametrize("name", ["weights", "average"])
 @pytest.mark.parametrize("weights", [[1, 2], "none", None, {"w": "text"}, {1: torch.zeros(1)}])
 def test_a_checkpoint_whose_weights_are_none_is_refused(
-    weights: Any, run_folder: Path, fleet_file: Path, settings: Settings, tmp_path: Path
+    name: str, weights: Any, run_folder: Path, fleet_file: Path, settings: Settings, tmp_path: Path
 ) -> None:
     last = run_folder / "last.safetensors"
-    save_checkpoint({**load_checkpoint(last), "weights": weights}, last)
+    save_checkpoint({**load_checkpoint(last), name: weights}, last)
     with pytest.raises(TrainingError, match="cannot be resumed"):
         train(fleet_file, tmp_path, settings, resume=True)
 
