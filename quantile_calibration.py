@@ -22,6 +22,7 @@ from data_contract import HORIZON_STEPS, METRIC_COLUMNS
 # Last step of each part of the horizon that has factors of its own: half an hour, 1, 2, 4 and 8 hours.
 BANDS = (6, 12, 24, 48, HORIZON_STEPS)
 LEAST, MOST = 0.25, 4.0  # that a distance is multiplied by: what needs more is not learned, and no factor mends it
+_HALF_BELIEVED = 1.0  # day
 _FEWEST_LABELS = 500  # below, a metric's band keeps the network's own distances
 _MOST_LABELS = 4_000_000  # that are kept of each metric, some 200 MB with ten quantiles
 
@@ -45,8 +46,9 @@ class QuantileCalibration:
         forecast : Tensor, (batch, 96, n_metrics, n_quantiles)
             In scaled space, not decreasing along the last axis, the median in the middle.
         """
-        # Quantile by quantile, as they lie in memory: a dozen numbers in a row are too few for fast loops.
-        rows, factors = forecast.unbind(dim=-1), self._by_step().to(forecast).unbind(dim=-1)
+        # Quantile by quantile and metric by metric, as the network makes them: any other order would be a copy.
+        rows = forecast.permute(3, 2, 0, 1).unbind()  # each (n_metrics, batch, 96)
+        factors = self._by_step().to(forecast).permute(2, 1, 0)[:, :, None].unbind()
         middle = len(rows) // 2
         median = rows[middle]
         calibrated = [median]
@@ -55,7 +57,7 @@ class QuantileCalibration:
             calibrated.append(torch.maximum(torch.addcmul(median, row - median, factor), calibrated[-1]))
         for row, factor in zip(rows[:middle][::-1], factors[:middle][::-1], strict=True):
             calibrated.insert(0, torch.minimum(torch.addcmul(median, row - median, factor), calibrated[0]))
-        return torch.stack(calibrated).movedim(0, -1)
+        return torch.stack(calibrated).permute(2, 3, 1, 0)
 
     def _by_step(self) -> Tensor:
         """Factors of every step, (96, n_metrics, n_quantiles)."""
@@ -98,9 +100,13 @@ class CalibrationFit:
     ----------
     quantiles : tuple of float
         Levels, rising, the median in the middle.
+    days : float
+        Length of the time that is counted on. However many servers there are, one day is much like itself: what a few
+        days tell is believed by half after `_HALF_BELIEVED` of them.
     """
 
     quantiles: tuple[float, ...]
+    days: float = math.inf
     _ratios: list[list[list[Tensor]]] = field(init=False, repr=False)  # by metric and band: (labels, n_quantiles)
     _counts: list[int] = field(init=False, repr=False)
 
@@ -126,7 +132,8 @@ class CalibrationFit:
             start = end
 
     def result(self) -> QuantileCalibration:
-        """Factors with which each quantile would have been right as often as it says."""
+        """Factors with which each quantile would have been right as often as it says, as far as that is believed."""
+        belief = 1.0 if math.isinf(self.days) else self.days / (self.days + _HALF_BELIEVED)
         middle = len(self.quantiles) // 2
         factors = []
         for bands in self._ratios:
@@ -140,7 +147,7 @@ class CalibrationFit:
                         share = level if place > middle else 1 - level
                         rank = min(math.ceil((len(ratios) + 1) * share), len(ratios)) - 1
                         if place != middle:
-                            row[place] = min(max(float(ordered[rank, place]), LEAST), MOST)
+                            row[place] = min(max(float(ordered[rank, place]), LEAST), MOST) ** belief
                 of_metric.append(tuple(row))
             factors.append(tuple(of_metric))
         return QuantileCalibration(tuple(factors))

@@ -27,7 +27,7 @@ from alert_replay import fit_risk_calibration
 from child_processes import ended_by_signals
 from common_utils import iso_z, utc_now
 from config import Settings
-from data_contract import ProductError, TrainingError
+from data_contract import DAY_STEPS, ProductError, TrainingError
 from fleet_grid import time_of
 from model_folder import LoadedModel, contract_of_models, save_model, weight_faults
 from model_inputs import Layout
@@ -375,7 +375,9 @@ def _make_model(
     created = utc_now()
     name = _free_name(models_dir, created)
     _, validation = lesson.batches(settings)
-    lesson = replace(lesson, spec=replace(lesson.spec, calibration=fit_quantiles(network, lesson.spec, validation)))
+    days = (lesson.data.grid.n_steps - lesson.split.train_end) / DAY_STEPS
+    calibration = fit_quantiles(network, lesson.spec, validation, days)
+    lesson = replace(lesson, spec=replace(lesson.spec, calibration=calibration))
     info = {
         "created_at": iso_z(created.replace(microsecond=0)),
         "data": describe_data(lesson.data, lesson.split),

@@ -49,9 +49,9 @@ def judge_quality(records: list[EpochRecord]) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def fit_quantiles(network: Any, spec: FeatureSpec, validation: Iterable[Windows]) -> QuantileCalibration:
-    """Count on the validation windows how far from the median each quantile really lies."""
-    fit = CalibrationFit(spec.quantiles)
+def fit_quantiles(network: Any, spec: FeatureSpec, validation: Iterable[Windows], days: float) -> QuantileCalibration:
+    """Count on the validation windows, which lie in so many days, how far from the median each quantile really lies."""
+    fit = CalibrationFit(spec.quantiles, days)
     for windows in validation:
         fit.add(forecast_scaled(network, windows), windows.labels)
     return fit.result()

@@ -61,6 +61,16 @@ def test_a_metric_without_labels_keeps_the_networks_own_quantiles() -> None:
     assert CalibrationFit(LEVELS).result() == QuantileCalibration.none(len(LEVELS))
 
 
+def test_what_a_few_days_tell_is_believed_in_part() -> None:
+    factors = []
+    for days in (0.5, 1.0, 30.0):
+        fit = CalibrationFit(LEVELS, days)
+        fit.add(*fleet(300, 0, 0.5))  # twice as narrow as it should be
+        factors.append(fit.result().factors[0][2][9])
+    assert 1.1 < factors[0] < factors[1] < factors[2] < 2.2
+    assert factors[1] == pytest.approx(2**0.5, rel=0.1) and factors[2] == pytest.approx(2, rel=0.1)
+
+
 def test_quantiles_do_not_cross_whatever_the_factors_are() -> None:
     generator = torch.Generator().manual_seed(1)
     wild = LEAST + (MOST - LEAST) * torch.rand(N, len(BANDS), len(LEVELS), generator=generator)
