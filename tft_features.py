@@ -28,6 +28,7 @@ from data_contract import (
     VALID_STATES,
 )
 from fleet_grid import N_METRICS, FleetGrid
+from fleet_spreads import SMALLEST_SPREAD, typical_spread
 from model_inputs import Layout
 from quantile_calibration import QuantileCalibration
 from tft_cycles import CYCLE_STEPS, last_cycle
@@ -41,7 +42,6 @@ RECENT_STEPS = 6
 # Weight of the fleet's typical spread against a window's own, in observed steps: 20 minutes. A server that was heard of
 # only minutes ago gets a usable scale, and one that never moves does not get a scale of zero.
 PRIOR_STEPS = 4
-_SMALLEST_SCALE = 1e-3  # in the metric's unit; for metrics that no server of the training data reports
 _WEEK_STEPS = 7 * DAY_STEPS
 _LARGEST_SCALED = 12.0  # |asinh| beyond which a value is an outlier of 80,000 spreads
 
@@ -537,7 +537,7 @@ def _window_scale(day: Tensor, spec: FeatureSpec) -> tuple[Scale, Tensor]:
     deviation = (day - center[:, None]).abs_().nansum(dim=1)  # mean × n_observed
     prior = torch.tensor(spec.prior_scale, dtype=day.dtype)
     spread = (deviation + PRIOR_STEPS * prior) / (n_observed + PRIOR_STEPS)
-    return Scale(center, spread.clamp_min(_SMALLEST_SCALE)), n_observed
+    return Scale(center, spread.clamp_min(SMALLEST_SPREAD)), n_observed
 
 
 def _last_seen(past: Tensor) -> Tensor:
@@ -580,43 +580,6 @@ def _calendar(steps: Tensor) -> Tensor:
 def _week() -> Tensor:
     """The calendar of every step of a week, counted from 1970; looking it up is quicker than computing it."""
     return _calendar(torch.arange(_WEEK_STEPS))
-
-
-def typical_spread(grid: FleetGrid) -> tuple[float, ...]:
-    """Median over servers of each metric's mean absolute deviation within days, in its unit; 0 if never reported."""
-    return tuple(float(np.median(of_metric)) if len(of_metric) else 0.0 for of_metric in _day_spreads(grid))
-
-
-def mean_root_spread(grid: FleetGrid) -> tuple[float, ...]:
-    """Mean over servers and days of the root of each metric's mean absolute deviation; see `Scale.importance`."""
-    smallest = _SMALLEST_SCALE**0.5
-    return tuple(
-        max(float(np.sqrt(of_metric).mean()), smallest) if len(of_metric) else smallest
-        for of_metric in _day_spreads(grid)
-    )
-
-
-def _day_spreads(grid: FleetGrid) -> list[npt.NDArray[np.float32]]:
-    """Mean absolute deviation of every server's days, for each metric."""
-    days = grid.n_steps // DAY_STEPS
-    spreads: list[list[npt.NDArray[np.float32]]] = [[] for _ in range(N_METRICS)]
-    for block in grid.blocks():
-        values = grid.values[block]
-        if days:
-            values = values[:, -days * DAY_STEPS :].reshape(-1, DAY_STEPS, N_METRICS)
-        for k, of_metric in enumerate(spreads):
-            of_metric.append(_spread_of_days(values[..., k]))
-    return [np.concatenate(of_metric) for of_metric in spreads]
-
-
-def _spread_of_days(days: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Mean absolute deviation from the median of each of (days, steps) that holds a value."""
-    ordered = np.sort(days, axis=1)  # NaN comes last
-    count = np.isfinite(days).sum(axis=1)
-    days, ordered, count = days[count > 0], ordered[count > 0], count[count > 0, None]
-    lower, upper = (np.take_along_axis(ordered, middle, axis=1) for middle in ((count - 1) // 2, count // 2))
-    spread: npt.NDArray[np.float32] = np.nanmean(np.abs(days - (lower + upper) / 2), axis=1)
-    return spread
 
 
 def _self_check() -> None:

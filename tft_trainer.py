@@ -29,10 +29,11 @@ from common_utils import iso_z, utc_now
 from config import Settings
 from data_contract import DAY_STEPS, ProductError, TrainingError
 from fleet_grid import time_of
+from fleet_spreads import mean_root_spread, typical_spread
 from model_folder import LoadedModel, contract_of_models, save_model, weight_faults
 from model_inputs import Layout
 from server_encoder import ServerEncoder
-from tft_features import Augmentation, FeatureSpec, FleetTensors, mean_root_spread, typical_spread
+from tft_features import Augmentation, FeatureSpec, FleetTensors
 from tft_forecaster import Forecaster
 from tft_model import FastTemporalFusionTransformer, NetworkConfig
 from training_data import TrainingData, load_fleet, open_fleet

@@ -52,12 +52,13 @@ from stock import (
 
 from data_contract import HORIZON_STEPS, METRIC_COLUMNS
 from fleet_grid import FleetGrid
+from fleet_spreads import typical_spread
 from metrics_generator import GeneratorOptions, generate_frame
 from model_folder import save_model
 from model_inputs import Layout
 from quantile_calibration import QuantileCalibration
 from server_encoder import ServerEncoder
-from tft_features import QUANTILES, FeatureSpec, FleetTensors, gather_windows, typical_spread
+from tft_features import QUANTILES, FeatureSpec, FleetTensors, gather_windows
 from tft_forecaster import Forecaster
 from tft_model import NetworkConfig, build_network, network_arguments
 

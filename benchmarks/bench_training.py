@@ -66,6 +66,7 @@ from torch import Tensor
 from config import Settings
 from data_contract import HORIZON_STEPS, METRICS
 from fleet_grid import DAY_STEPS, FleetGrid
+from fleet_spreads import mean_root_spread, typical_spread
 from metrics_generator import GeneratorOptions, generate_frame
 from server_encoder import ServerEncoder
 from tft_features import (
@@ -75,8 +76,6 @@ from tft_features import (
     Scale,
     Windows,
     gather_windows,
-    mean_root_spread,
-    typical_spread,
 )
 from tft_model import NetworkConfig, build_network, forecast_scaled, network_arguments
 from training_loop import EpochRecord, ForecastLoss, Plan, Progress, Training

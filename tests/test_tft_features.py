@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from data_contract import HORIZON_STEPS, METRIC_COLUMNS
 from fleet_grid import DAY_STEPS, FleetGrid
+from fleet_spreads import mean_root_spread, typical_spread
 from model_inputs import CATEGORICALS, Layout
 from tft_features import (
     RECENT_STEPS,
@@ -22,9 +23,7 @@ from tft_features import (
     Scale,
     Windows,
     gather_windows,
-    mean_root_spread,
     softened,
-    typical_spread,
 )
 
 GRID = FleetGrid.from_frame(make_fleet(hours=80))

@@ -37,9 +37,10 @@ from data_contract import (
 )
 from data_validator import load_valid_frame
 from fleet_grid import FleetGrid
+from fleet_spreads import typical_spread
 from metrics_generator import GeneratorOptions, generate_frame
 from model_inputs import Layout
-from tft_features import FeatureSpec, FleetTensors, gather_windows, typical_spread
+from tft_features import FeatureSpec, FleetTensors, gather_windows
 from training_data import FLEET_FILE, STATES_FILE, VALUES_FILE, copy_servers, load_fleet, open_fleet
 from training_options import Restrictions, held_out_servers
 

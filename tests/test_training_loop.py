@@ -14,8 +14,9 @@ from conftest import FLEET, make_fleet
 from data_contract import METRIC_COLUMNS
 from flat_weights import flatten_weights
 from fleet_grid import FleetGrid
+from fleet_spreads import typical_spread
 from model_inputs import Layout
-from tft_features import Augmentation, FeatureSpec, FleetTensors, typical_spread
+from tft_features import Augmentation, FeatureSpec, FleetTensors
 from tft_model import NetworkConfig
 from training_loop import Batch, EpochRecord, ForecastLoss, LossNotFiniteError, Plan, StopRequest, Training
 from training_options import Hardware

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from config import default_threshold
 from data_contract import HORIZON_STEPS, VALID_STATES, TrainingError
 from fleet_grid import N_METRICS, FleetGrid
+from fleet_spreads import typical_spread
 from model_inputs import Layout
-from tft_features import Augmentation, FeatureSpec, FleetTensors, Windows, typical_spread
+from tft_features import Augmentation, FeatureSpec, FleetTensors, Windows
 from training_origins import EVENTFUL_SHARE, MIN_HISTORY_STEPS, MOST_TIMES, Origins, OriginSet, split_origins
 from training_windows import WindowBatches
 
