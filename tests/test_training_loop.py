@@ -63,6 +63,28 @@ def test_estimating_the_time_changes_nothing(windows: tuple[FeatureSpec, WindowB
     assert all(torch.equal(value, weights[key]) for key, value in straight.learner.state_dict().items())
 
 
+def test_the_mean_of_the_weights_is_what_is_validated_and_kept(
+    windows: tuple[FeatureSpec, WindowBatches, WindowBatches],
+) -> None:
+    training, validation = training_of(windows), windows[2]
+    training.run()
+    kept = training.state()
+    assert not torch.equal(kept["average"]["output_layer.0.weight"], kept["weights"]["output_layer.0.weight"])
+    judge = training_of(windows).learner
+    judge.network.load_state_dict(kept["average"])
+    judge.eval()
+    with torch.no_grad():
+        losses = [(judge(Batch(each)).sum(), torch.isfinite(each.labels).sum()) for each in validation]
+    loss, known = (sum(float(pair[k]) for pair in losses) for k in (0, 1))
+    assert training.progress.records[-1].val_loss == pytest.approx(loss / known, rel=1e-5)
+
+    other = training_of(windows, seed=5)  # goes on from both
+    other.load_state(kept)
+    again = other.state()
+    for part in ("weights", "average"):
+        assert all(torch.equal(value, again[part][name]) for name, value in kept[part].items())
+
+
 def test_a_training_ends_when_it_is_told_to_after_an_epoch(
     windows: tuple[FeatureSpec, WindowBatches, WindowBatches],
 ) -> None:
