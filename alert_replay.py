@@ -9,6 +9,7 @@ time it fits how risk is to be read, and chooses when alerts open and close. Kno
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
@@ -19,6 +20,7 @@ import numpy.typing as npt
 from alert_events import Event, find_crossings, limits_of, outcomes
 from alert_hysteresis import AlertPolicy
 from alert_scores import Columns, Floats, judge, raise_alerts
+from breach_reader import BreachReader
 from common_utils import iso_z
 from config import Settings
 from data_contract import HORIZON_STEPS, METRIC_COLUMNS
@@ -34,12 +36,12 @@ MOST_FORECASTS: Final = 60_000  # of single servers, that a calibration is fitte
 _LEAST_ORIGINS: Final = 24
 _LEAST_TRUE: Final = 3  # alerts that must have come true before a policy is taken for a good one
 
-# Policies that are tried. An alert stays open down to half the level at which it opened, and half an hour below that.
-_OPEN_AT: Final = tuple(k / 20 for k in range(2, 20))
-_CLOSE_SHARE: Final = 0.5
-_CONFIRM_MINUTES: Final = (0, 15)
+# Policies that are tried: where alerts open, where they close as a share of that, and half an hour below that.
+_OPEN_AT: Final = tuple(round(1 / (1 + math.exp(-k / 2.5)), 3) for k in range(-6, 12))  # 0.083 to 0.988
+_CLOSE_SHARES: Final = (0.5, 0.8)
+_CONFIRM_MINUTES: Final = (0, 5, 10)
 _RELEASE_MINUTES: Final = 30
-_EVERY_STEPS: Final = 3
+_EVERY_STEPS: Final = 1  # as the daemon forecasts
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class RiskHistory:
     columns : int64 array
         Column of the grid with which each forecast begins; it sees those before.
     raw : float32 array, (columns, n_servers, n_metrics)
-        Largest P(value > threshold) over the horizon; NaN where there is no forecast.
+        How likely a breach is, before calibration; NaN where there is no forecast.
     steps : uint8 array, (columns, n_servers, n_metrics, 3)
         Earliest, median and latest step of the breach, counted from 1.
     """
@@ -62,7 +64,12 @@ class RiskHistory:
 
 
 def replay(
-    predict: Predict, grid: FleetGrid, columns: Columns, limits: Floats, progress: Progress | None = None
+    predict: Predict,
+    grid: FleetGrid,
+    columns: Columns,
+    limits: Floats,
+    reader: BreachReader | None = None,
+    progress: Progress | None = None,
 ) -> RiskHistory:
     """Forecast a fleet at many moments of its past and read the raw risk of each.
 
@@ -74,15 +81,19 @@ def replay(
         Ascending.
     limits : float array, (n_servers, n_metrics)
         Critical thresholds.
+    reader : BreachReader, optional
+        What gives the raw risk; see `tft_risk.raw_risk`.
     progress : callable, optional
         Called with the forecasts done and the forecasts in all.
     """
     shape = (len(columns), grid.n_servers, N_METRICS)
+    thresholds = limits.astype(np.float64)
     raw = np.full(shape, np.nan, dtype=np.float32)
     steps = np.ones((*shape, 3), dtype=np.uint8)
     for number, column in enumerate(columns.tolist()):
-        by_step = breach_probability(predict(grid.until(grid.first_step + column)), limits.astype(np.float64))
-        raw[number] = raw_risk(by_step)
+        forecast = predict(grid.until(grid.first_step + column))
+        by_step = breach_probability(forecast, thresholds)
+        raw[number] = raw_risk(forecast, thresholds, by_step, reader)
         steps[number] = breach_steps(np.moveaxis(np.nan_to_num(by_step), 1, -1))
         if progress is not None:
             progress(number + 1, len(columns))
@@ -101,6 +112,8 @@ def fit_risk_calibration(
     settings: Settings,
     *,
     end: int | None = None,
+    reader: BreachReader | None = None,
+    most: int = MOST_FORECASTS,
     progress: Progress | None = None,
 ) -> RiskCalibration | None:
     """Fit how a model's risk is to be read, and when its alerts open, on time that it has not learned from.
@@ -117,6 +130,10 @@ def fit_risk_calibration(
         First column of that time, and first column after it; by default the grid's end.
     settings : Settings
         Thresholds, the seed and the precision that alerts shall have (`alert_target_precision`).
+    reader : BreachReader, optional
+        What gives the raw risk, trained on earlier time.
+    most : int
+        At most about so many forecasts of single servers.
 
     Returns
     -------
@@ -131,16 +148,16 @@ def fit_risk_calibration(
     seen = replace(grid, values=grid.values[:, :end], states=grid.states[:, :end])
     events = find_crossings(seen, limits)
     late = [event for event in events if event.breach >= first]
-    servers, weight = _chosen_servers(grid.n_servers, late, MOST_FORECASTS // len(columns), settings.seed)
+    servers, weight = _chosen_servers(grid.n_servers, late, most // len(columns), settings.seed)
     if len(servers) < grid.n_servers:
         seen, limits = seen.select(servers), limits[servers]
         events = find_crossings(seen, limits)
-    history = replay(predict, seen, columns, limits, progress)
+    history = replay(predict, seen, columns, limits, reader, progress)
     ahead, during = outcomes(events, columns, len(servers))
     told = [event for event in events if columns[0] <= event.breach <= columns[-1] + HORIZON_STEPS - 1]
     counts = [sum(metric in event.metrics for event in told) for metric in range(N_METRICS)]
     alike = max(1.0, HORIZON_STEPS / _EVERY_STEPS / 4)  # successive forecasts of one rising metric
-    fitted = fit_maps(history.raw, ahead, ~during, weight, counts, alike)
+    fitted = fit_maps(history.raw, ahead, ~during, weight, counts, alike, is_probability=reader is not None)
     if fitted is None:
         return None
     maps, kinds = fitted
@@ -153,7 +170,9 @@ def fit_risk_calibration(
         "maps": dict(zip(METRIC_COLUMNS, kinds, strict=True)),
         "target_precision": settings.alert_target_precision,
     }
-    unfinished = RiskCalibration(maps, AlertPolicy(settings.alert_open_risk, settings.alert_close_risk), described)
+    unfinished = RiskCalibration(
+        maps, AlertPolicy(settings.alert_open_risk, settings.alert_close_risk), described, reader
+    )
     probability = unfinished.probability(history.raw)
     policy, expected = choose_policy(probability, columns, events, weight, settings.alert_target_precision)
     if policy is None:
@@ -191,7 +210,7 @@ def choose_policy(
     """Choose the policy that finds most events among those whose alerts are precise enough.
 
     One more false alarm than there was is counted, so that a handful of true alerts is not taken for certainty. If no
-    policy is precise enough, the most precise one is chosen; equals are told apart by the longer lead time.
+    policy is precise enough, the most precise ones (to a tenth) will do. Equals are told apart by the lead time.
 
     Parameters
     ----------
@@ -208,8 +227,9 @@ def choose_policy(
     """
     best: tuple[tuple[float, ...], AlertPolicy, dict[str, float]] | None = None
     policies = (
-        AlertPolicy(open_at, round(open_at * _CLOSE_SHARE, 4), confirm, _RELEASE_MINUTES)
+        AlertPolicy(open_at, round(open_at * share, 4), confirm, _RELEASE_MINUTES)
         for open_at in _OPEN_AT
+        for share in _CLOSE_SHARES
         for confirm in _CONFIRM_MINUTES
     )
     for policy in policies:
@@ -221,7 +241,7 @@ def choose_policy(
         precision = float(true / (true + false + 1))
         found, lead = verdict.found, verdict.lead_minutes or 0.0
         is_good = precision >= target
-        rank = (1.0, float(found), lead, -false) if is_good else (0.0, precision, float(found), lead)
+        rank = (1.0, float(found), lead, -false) if is_good else (0.0, round(precision, 1), float(found), lead)
         if best is None or rank > best[0]:
             share = true / (true + false)
             expected = {"precision": round(float(share), 4), "recall": round(verdict.recall or 0.0, 4)}

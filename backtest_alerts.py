@@ -3,7 +3,7 @@
     found = judge_alerts(forecaster, grid, begin, settings, incidents=Path("training/metrics_incidents.parquet"))
     found.as_dict()                               # the "alerts" of a backtest's JSON
 
-The fleet is forecast every quarter of an hour, risk is read and alerts open and close as in the daemon, and they are
+The fleet is forecast at every step, risk is read and alerts open and close as in the daemon, and they are
 judged against incidents where those are known, else against crossings of thresholds. A rule's parameters are chosen on
 the time before the test, for as many false alarms per server-week as the model has. Knows nothing of HTTP.
 """
@@ -21,9 +21,10 @@ import numpy as np
 from alert_events import CROSSING_DEFINITION, INCIDENT_DEFINITION, Event, find_crossings, limits_of, outcomes
 from alert_events import read_incidents as incidents_of
 from alert_hysteresis import AlertPolicy
-from alert_replay import RiskHistory, fit_risk_calibration, replay, replay_columns
+from alert_replay import RiskHistory, replay, replay_columns
 from alert_rules import RULES, Floats, Rule
 from alert_scores import AlertBacktest, Columns, MethodAlerts, Verdict, judge, raise_alerts, reliability
+from breach_training import train_risk_calibration
 from common_utils import iso_z
 from config import Settings
 from data_contract import HORIZON_STEPS, INCIDENTS_FILE, METRIC_COLUMNS, STEP_MINUTES, BacktestError
@@ -35,12 +36,14 @@ from tft_risk import policy_by
 Tell = Callable[[str, int, int], None]
 Truth = Literal["auto", "incidents", "crossings"]
 
-EVERY_STEPS: Final = 3
+EVERY_STEPS: Final = 1  # as the daemon forecasts
 _TUNING_STEPS: Final = 9 * DAY_STEPS  # at most so long before the test, for choosing parameters of rules
-_SHARES: Final = tuple(round(0.3 + 0.05 * k, 2) for k in range(22))  # of the threshold, at which rules alert
+_SHARES: Final = tuple(round(0.3 + 0.1 * k, 2) for k in range(12))  # of the threshold, at which rules alert
+_FINER: Final = 0.05  # both sides of the best of them are tried, too
+_TUNING_EVERY: Final = 3  # steps from moment to moment, when parameters of rules are chosen
 _RULE_CLOSES: Final = 0.95  # of where it opens
-_CONFIRM_MINUTES, _RELEASE_MINUTES = (0, 15), 30
-_CURVE: Final = tuple(k / 20 for k in range(1, 20))
+_CONFIRM_MINUTES, _RELEASE_MINUTES = (0, 10), 30
+_CURVE: Final = (*(k / 20 for k in range(1, 20)), 0.97, 0.98, 0.99)
 _EXAMPLES: Final = 4  # of each outcome
 
 
@@ -106,7 +109,12 @@ def judge_alerts(
     test = _Time(grid, limits, events, columns)
     calibration = forecaster.calibration or _late_calibration(forecaster, grid, begin, settings, tell)
     history = replay(
-        forecaster.predict_grid, grid, columns, limits, lambda done, total: tell("replaying forecasts", done, total)
+        forecaster.predict_grid,
+        grid,
+        columns,
+        limits,
+        None if calibration is None else calibration.reader,
+        lambda done, total: tell("replaying forecasts", done, total),
     )
     probability = history.raw.astype(np.float64)
     if calibration is not None:
@@ -120,7 +128,7 @@ def judge_alerts(
         list(_curve(test, probability, policy, _CURVE)),
     )
     tuned_from = max(begin - _TUNING_STEPS, min(DAY_STEPS + HORIZON_STEPS, begin))
-    before = _Time(grid, limits, events, replay_columns(tuned_from, begin, every_steps))
+    before = _Time(grid, limits, events, replay_columns(tuned_from, begin, max(every_steps, _TUNING_EVERY)))
     methods = [model]
     for number, rule in enumerate(RULES.values()):
         methods.append(_judge_rule(rule, before, test, model.verdict.false_per_server_week))
@@ -177,35 +185,59 @@ def _late_calibration(
     forecaster: Forecaster, grid: FleetGrid, begin: int, settings: Settings, tell: Tell
 ) -> RiskCalibration | None:
     """Calibration of a model that brings none, on the time before the test."""
-    first = max(begin - _TUNING_STEPS, min(DAY_STEPS, begin))
+    first = max(begin - _TUNING_STEPS, min(DAY_STEPS, begin))  # what lies before trains the reader of breaches
 
     def progress(done: int, total: int) -> None:
         tell("calibrating risk", done, total)
 
-    return fit_risk_calibration(forecaster.predict_grid, grid, first, settings, end=begin, progress=progress)
+    return train_risk_calibration(
+        forecaster.predict_grid,
+        grid,
+        first,
+        settings,
+        history_steps=forecaster.history_steps,
+        end=begin,
+        progress=progress,
+    )
+
+
+@dataclass(frozen=True)
+class _Setting:
+    """A rule's parameters, and what they did before the test; the largest rank is the best."""
+
+    rank: tuple[float, ...]
+    parameters: dict[str, float]
+    policy: AlertPolicy
+
+
+def _settings_tried(
+    rule: Rule, before: _Time, parameters: dict[str, float], shares: Sequence[float], most_false: float
+) -> Iterator[_Setting]:
+    """What a rule does before the test when it alerts at shares of the threshold."""
+    scores = rule.score(before.grid, before.columns, before.limits, **parameters)
+    for share in shares:
+        for confirm in _CONFIRM_MINUTES:
+            policy = AlertPolicy(share, share * _RULE_CLOSES, confirm, _RELEASE_MINUTES)
+            verdict = before.judged(scores, policy)
+            false = verdict.false_per_server_week
+            is_good = false <= most_false
+            lead = verdict.lead_minutes or 0.0
+            rank = (1.0, float(verdict.found), lead, -false) if is_good else (0.0, -false, 0.0, 0.0)
+            yield _Setting(rank, parameters, policy)
 
 
 def _judge_rule(rule: Rule, before: _Time, test: _Time, most_false: float) -> MethodAlerts:
     """Choose a rule's parameters before the test, and judge it there."""
-    best: tuple[tuple[float, ...], dict[str, float], AlertPolicy] | None = None
+    # Without any time before the test to choose by: as it is written in most runbooks
+    best = _Setting((), next(rule.parameters()), AlertPolicy(1.0, _RULE_CLOSES, 0, _RELEASE_MINUTES))
     if len(before.columns):
         for parameters in rule.parameters():
-            scores = rule.score(before.grid, before.columns, before.limits, **parameters)
-            for share in _SHARES:
-                for confirm in _CONFIRM_MINUTES:
-                    policy = AlertPolicy(share, share * _RULE_CLOSES, confirm, _RELEASE_MINUTES)
-                    verdict = before.judged(scores, policy)
-                    false = verdict.false_per_server_week
-                    is_good = false <= most_false
-                    lead = verdict.lead_minutes or 0.0
-                    rank = (1.0, float(verdict.found), lead, -false) if is_good else (0.0, -false, 0.0, 0.0)
-                    if best is None or rank > best[0]:
-                        best = rank, parameters, policy
-    if best is None:  # nothing before the test to choose by: as it is written in most runbooks
-        parameters = next(rule.parameters())
-        policy = AlertPolicy(1.0, _RULE_CLOSES, 0, _RELEASE_MINUTES)
-    else:
-        _, parameters, policy = best
+            tried = _settings_tried(rule, before, parameters, _SHARES, most_false)
+            best = max(best, *tried, key=lambda setting: setting.rank)
+        near = [best.policy.open_at - _FINER, best.policy.open_at + _FINER]
+        tried = _settings_tried(rule, before, best.parameters, near, most_false)
+        best = max(best, *tried, key=lambda setting: setting.rank)
+    parameters, policy = best.parameters, best.policy
     scores = rule.score(test.grid, test.columns, test.limits, **parameters)
     curve = list(_curve(test, scores, policy, _SHARES))
     return MethodAlerts(

@@ -30,6 +30,8 @@ class Forecast:
         Ascending, the median in the middle.
     calibration : RiskCalibration or None
         How the model's risk is to be read; None if the model brings none.
+    recent : float32 array, (n_servers, up to 288, n_metrics), or None
+        What was measured in the day before the horizon, NaN where nothing was: risk is read off both.
     """
 
     server_names: tuple[str, ...]
@@ -39,6 +41,7 @@ class Forecast:
     values: npt.NDArray[np.float32]
     quantiles: tuple[float, ...]
     calibration: RiskCalibration | None = None
+    recent: npt.NDArray[np.float32] | None = None
 
     def at(self, quantile: float) -> npt.NDArray[np.float32]:
         """Values of one quantile, (n_servers, 96, n_metrics); selected by value, never by position.

@@ -15,11 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy.typing as npt
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from breach_reader import PREFIX, BreachReader
 from common_utils import atomic_path, move_link, remove_tree, sha256_of_file, write_json
 from data_contract import (
     CONTRACT_VERSION,
@@ -92,6 +94,7 @@ def save_model(
     info: dict[str, Any],
     encoder: ServerEncoder,
     *,
+    reader: BreachReader | None = None,
     make_latest: bool = True,
 ) -> Path:
     """Write a model folder and, unless it is to be kept aside, point `latest` to it.
@@ -100,6 +103,8 @@ def save_model(
     ----------
     info : dict
         What is worth knowing of the training; versions, states, profiles and the weights' checksum are added.
+    reader : BreachReader, optional
+        What the risk calibration in `info` was fitted for; it is kept with the weights.
 
     Raises
     ------
@@ -110,7 +115,10 @@ def save_model(
     try:
         partial.mkdir(parents=True)
         with atomic_path(partial / MODEL_WEIGHTS) as file:
-            save_file({key: tensor.detach().cpu().contiguous() for key, tensor in weights.items()}, file)
+            tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in weights.items()}
+            if reader is not None:
+                tensors |= {key: torch.from_numpy(array).contiguous() for key, array in reader.arrays().items()}
+            save_file(tensors, file)
         write_json(
             partial / MODEL_CONFIG,
             {
@@ -176,28 +184,34 @@ def load_model(model_dir: str | os.PathLike[str]) -> LoadedModel:
         ) from error
     if faults:
         raise _unusable(folder, faults)
-    calibration = _calibration_of(folder, info)
     try:
         network = build_network(spec, network_config)
         expected_mb = sum(tensor.nbytes for tensor in network.state_dict().values()) / 1e6
         if _is_larger(folder / MODEL_WEIGHTS, expected_mb + _MAX_HEADER_MB):
             raise _unusable(folder, [f"{MODEL_WEIGHTS} is larger than its {expected_mb:.1f} MB of weights can be"])
         weights = load_file(folder / MODEL_WEIGHTS)
+        of_reader = {key: weights.pop(key).numpy() for key in list(weights) if key.startswith(PREFIX)}
     except (SafetensorError, OSError, ValueError, RuntimeError, AssertionError) as error:
         raise _unusable(folder, [f"{MODEL_WEIGHTS} or {MODEL_CONFIG} cannot be used ({error})"]) from error
     faults = weight_faults(network.state_dict(), weights)
     if faults:
         raise _unusable(folder, faults)
+    calibration = _calibration_of(folder, info, of_reader)
     network.load_state_dict(weights)
     network.eval()
     return LoadedModel(info["model_name"], network, spec, info, encoder, calibration)
 
 
-def _calibration_of(folder: Path, info: dict[str, Any]) -> RiskCalibration | None:
+def _calibration_of(
+    folder: Path, info: dict[str, Any], of_reader: dict[str, npt.NDArray[Any]]
+) -> RiskCalibration | None:
     """How the model's risk is to be read; None where the folder says nothing of it."""
     content = info.get("risk_calibration")
     try:
-        return None if content is None else RiskCalibration.from_dict(content)
+        reader = BreachReader.from_arrays(of_reader) if of_reader else None
+        if content is None and reader is not None:
+            raise ValueError(f"{MODEL_WEIGHTS} holds a reader of breaches that nothing was fitted for")
+        return None if content is None else RiskCalibration.from_dict(content, reader)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         reason = f"{TRAINING_INFO}: risk_calibration is none ({type(error).__name__}: {shorten([str(error)])})"
         raise _unusable(folder, [reason]) from error

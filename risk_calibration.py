@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from alert_hysteresis import AlertPolicy
+from breach_reader import BreachReader
 from data_contract import METRIC_COLUMNS
 
 Floats = npt.NDArray[np.floating[Any]]
@@ -73,11 +74,15 @@ class RiskCalibration:
         At which probability alerts open and close.
     described : dict
         From what it was fitted: for people and reports.
+    reader : BreachReader or None
+        What gives the raw risk; without it, that is the largest P(value > threshold) over the horizon. It is kept
+        beside the model's weights, and not in the JSON form.
     """
 
     maps: tuple[RiskMap, ...]
     policy: AlertPolicy
     described: dict[str, Any]
+    reader: BreachReader | None = None
 
     def probability(self, raw: Floats) -> npt.NDArray[np.float64]:
         """Calibrated probabilities of raw risks, (…, n_metrics)."""
@@ -89,11 +94,16 @@ class RiskCalibration:
             metric: {"raw": list(each.raw), "probability": list(each.probability)}
             for metric, each in zip(METRIC_COLUMNS, self.maps, strict=True)
         }
-        return {"maps": maps, "policy": self.policy.as_dict(), "described": self.described}
+        parts = {"maps": maps, "policy": self.policy.as_dict(), "described": self.described}
+        return {**parts, "reader": self.reader is not None}
 
     @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> RiskCalibration:
-        """Inverse of `as_dict`; KeyError, TypeError or ValueError on anything else."""
+    def from_dict(cls, content: Mapping[str, Any], reader: BreachReader | None = None) -> RiskCalibration:
+        """Inverse of `as_dict`, with the reader it was fitted for; KeyError, TypeError or ValueError on else."""
+        if not isinstance(content, Mapping):
+            raise TypeError("it is no JSON object")
+        if content.get("reader", False) is not (reader is not None):
+            raise ValueError("it was fitted for another reader of breaches than there is")
         maps = []
         for metric in METRIC_COLUMNS:
             knots = content["maps"][metric]
@@ -102,10 +112,12 @@ class RiskCalibration:
         policy = AlertPolicy.from_dict(content["policy"])
         if not (policy.close_at > 0 and policy.open_at < 1):
             raise ValueError("alerts must open and close at probabilities between 0 and 1")
-        return cls(tuple(maps), policy, dict(content["described"]))
+        return cls(tuple(maps), policy, dict(content["described"]), reader)
 
 
-def fit_map(raw: Floats, came_true: npt.NDArray[np.bool_], weight: Floats, alike: float = 1.0) -> RiskMap:
+def fit_map(
+    raw: Floats, came_true: npt.NDArray[np.bool_], weight: Floats, alike: float = 1.0, *, is_probability: bool = False
+) -> RiskMap:
     """Fit the monotone map from raw risks to the frequency of what they announce.
 
     Parameters
@@ -114,7 +126,10 @@ def fit_map(raw: Floats, came_true: npt.NDArray[np.bool_], weight: Floats, alike
         Raw risk of a forecast, whether the breach came, and how many forecasts it stands for.
     alike : float
         How many successive forecasts tell of one and the same event. The evidence counts for so much less: every
-        pool is drawn towards the mean as if it held one more forecast of `alike`, so that no pool is certain.
+        pool is drawn towards what is believed without it as if it held one more forecast of `alike`, so that no pool
+        is certain.
+    is_probability : bool
+        Whether the raw risk itself is believed without evidence, as that of a trained reader is; else the base rate.
     """
     order = np.argsort(raw, kind="stable")
     raw, gain, weight = (np.asarray(each, dtype=np.float64)[order] for each in (raw, came_true, weight))
@@ -128,8 +143,8 @@ def fit_map(raw: Floats, came_true: npt.NDArray[np.bool_], weight: Floats, alike
     sums = [np.add.reduceat(each, begins) for each in (weight, gain * weight, raw * weight)]
     blocks = pool_adjacent_violators(*sums)
     evidence = blocks[0] / alike
-    share = (blocks[1] / alike + mean) / (evidence + 1)
     knots = blocks[2] / blocks[0]
+    share = (blocks[1] / alike + (knots if is_probability else mean)) / (evidence + 1)
     # Drawing towards the mean may have broken the order: pool once more.
     weights, gains, places = pool_adjacent_violators(evidence, share * evidence, knots * evidence)
     # The last pool reaches as far as what was seen; only beyond that nothing is known.
@@ -167,6 +182,8 @@ def fit_maps(
     weight: Floats,
     events: Sequence[int],
     alike: float,
+    *,
+    is_probability: bool = False,
 ) -> tuple[tuple[RiskMap, ...], list[str]] | None:
     """One map per metric: its own where it has enough events, else that of all metrics together.
 
@@ -176,6 +193,8 @@ def fit_maps(
     weight : float array, (n_servers,)
     events : sequence of int
         Number of events of each metric.
+    alike, is_probability
+        See `fit_map`.
 
     Returns
     -------
@@ -186,17 +205,17 @@ def fit_maps(
         return None
     weights = np.broadcast_to(weight[None, :, None], raw.shape)
     usable = usable & np.isfinite(raw)
-    pooled = fit_map(raw[usable], came_true[usable], weights[usable], alike)
+    pooled = fit_map(raw[usable], came_true[usable], weights[usable], alike, is_probability=is_probability)
     maps, kinds = [], []
     for metric, seen in enumerate(events):
         chosen = usable[..., metric]
         is_own = seen >= ENOUGH_EVENTS
         kinds.append("own" if is_own else "pooled")
-        maps.append(
-            fit_map(raw[..., metric][chosen], came_true[..., metric][chosen], weights[..., metric][chosen], alike)
-            if is_own
-            else pooled
-        )
+        if not is_own:
+            maps.append(pooled)
+            continue
+        of_metric, came, counts = raw[..., metric][chosen], came_true[..., metric][chosen], weights[..., metric][chosen]
+        maps.append(fit_map(of_metric, came, counts, alike, is_probability=is_probability))
     return tuple(maps), kinds
 
 

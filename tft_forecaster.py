@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from breach_reader import RECENT_STEPS
 from data_contract import HORIZON_STEPS, METRIC_COLUMNS
 from fleet_grid import N_METRICS, FleetGrid, time_of
 from forecast import Forecast
@@ -133,6 +134,7 @@ class Forecaster:
             values=values,
             quantiles=spec.quantiles,
             calibration=self._model.calibration,
+            recent=grid.values[:, -RECENT_STEPS:].copy(),
         )
 
     def explain_grid(self, grid: FleetGrid, server: int) -> ForecastWeights:

@@ -1,9 +1,9 @@
 """What forecasts mean: the risk of each server, its alerts, and the records in the owner's format.
 
 Risk is the probability that a metric crosses its critical threshold within the horizon; a server's risk is the largest
-over its metrics. It is read off the predicted quantiles: the largest P(value > threshold) over the steps, mapped to
-what such forecasts turned out to be worth (`risk_calibration.py`) where the model brings that map. NumPy only; torch
-and HTTP are not known here.
+over its metrics. It is read off the predicted quantiles and the day before by the model's reader of breaches, or else
+is the largest P(value > threshold) over the steps; either is mapped to what it turned out to be worth
+(`risk_calibration.py`) where the model brings that map. NumPy only; torch and HTTP are not known here.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from alert_hysteresis import AlertPolicy, AlertStates
+from breach_reader import RECENT_STEPS, BreachReader, reader_inputs
 from common_utils import iso_z
 from config import Settings
 from data_contract import HORIZONS, METRIC_COLUMNS, METRICS, SERVED_QUANTILES, STEP_MINUTES, VALID_STATES
@@ -87,14 +88,41 @@ def breach_probability(forecast: Forecast, thresholds: npt.NDArray[np.float64]) 
     return probability
 
 
-def raw_risk(by_step: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Largest probability over the steps, (n_servers, n_metrics); NaN where there is no forecast."""
+def inputs_of_reader(
+    forecast: Forecast, thresholds: npt.NDArray[np.float64], by_step: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float32]:
+    """What a reader of breaches is shown of a forecast, (n_servers, n_metrics, n_inputs)."""
+    shape = (len(forecast.server_names), RECENT_STEPS, len(METRIC_COLUMNS))
+    recent = np.full(shape, np.nan, dtype=np.float32)
+    if forecast.recent is not None and forecast.recent.shape[1]:
+        known = forecast.recent[:, -RECENT_STEPS:]
+        recent[:, -known.shape[1] :] = known
+    origin_step = step_of(forecast.origin) + 1
+    median, high = forecast.at(0.5), forecast.at(0.9)
+    return reader_inputs(recent, thresholds, forecast.profiles, origin_step, by_step, median, high)
+
+
+def raw_risk(
+    forecast: Forecast,
+    thresholds: npt.NDArray[np.float64],
+    by_step: npt.NDArray[np.float64],
+    reader: BreachReader | None,
+) -> npt.NDArray[np.float64]:
+    """How likely a breach is before calibration, (n_servers, n_metrics); NaN where there is no forecast.
+
+    What the reader says of each metric; without one, the largest P(value > threshold) over the steps.
+    """
     # A metric without a forecast is NaN at every step, so the maximum over the steps is NaN too.
     largest: npt.NDArray[np.float64] = by_step.max(axis=1)
-    return largest
+    if reader is None:
+        return largest
+    said = reader(inputs_of_reader(forecast, thresholds, by_step)).astype(np.float64)
+    return np.where(np.isnan(largest), np.nan, said)
 
 
-def risk_of(forecast: Forecast, by_step: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def risk_of(
+    forecast: Forecast, thresholds: npt.NDArray[np.float64], by_step: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
     """Probability that each metric crosses its threshold within the horizon, (n_servers, n_metrics).
 
     Calibrated where the model brings a calibration, else the raw risk.
@@ -104,8 +132,10 @@ def risk_of(forecast: Forecast, by_step: npt.NDArray[np.float64]) -> npt.NDArray
     by_step : float array, (n_servers, 96, n_metrics)
         What `breach_probability` gives.
     """
-    raw = raw_risk(by_step)
-    return raw if forecast.calibration is None else forecast.calibration.probability(raw)
+    calibration = forecast.calibration
+    if calibration is None:
+        return raw_risk(forecast, thresholds, by_step, None)
+    return calibration.probability(raw_risk(forecast, thresholds, by_step, calibration.reader))
 
 
 def policy_of(forecast: Forecast, settings: Settings) -> AlertPolicy:
@@ -123,7 +153,8 @@ def policy_by(calibration: RiskCalibration | None, settings: Settings) -> AlertP
 
 def assess(forecast: Forecast, settings: Settings) -> list[ServerRisk]:
     """Risk of every server of a forecast, in its order."""
-    probability = risk_of(forecast, breach_probability(forecast, thresholds_of(forecast, settings)))
+    thresholds = thresholds_of(forecast, settings)
+    probability = risk_of(forecast, thresholds, breach_probability(forecast, thresholds))
     result = []
     for name, profile, row in zip(forecast.server_names, forecast.profiles, probability, strict=True):
         risks = {metric: _number(value) for metric, value in zip(METRIC_COLUMNS, row, strict=True)}
@@ -237,7 +268,7 @@ class AlertBook:
         """Open, renew and close alerts by a new forecast."""
         thresholds = thresholds_of(forecast, self._settings)
         by_step = breach_probability(forecast, thresholds)
-        probability = risk_of(forecast, by_step)
+        probability = risk_of(forecast, thresholds, by_step)
         place_of = {name: place for place, name in enumerate(self._names)}
         places = np.array([place_of.get(name, -1) for name in forecast.server_names], dtype=np.int64)
         before = self._states.select(places)

@@ -23,7 +23,8 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from alert_replay import fit_risk_calibration
+from alert_replay import MOST_FORECASTS
+from breach_training import train_risk_calibration
 from child_processes import ended_by_signals
 from common_utils import iso_z, utc_now
 from config import Settings
@@ -32,6 +33,7 @@ from fleet_grid import time_of
 from fleet_spreads import mean_root_spread, typical_spread
 from model_folder import LoadedModel, contract_of_models, save_model, weight_faults
 from model_inputs import Layout
+from risk_calibration import RiskCalibration
 from server_encoder import ServerEncoder
 from tft_features import Augmentation, FeatureSpec, FleetTensors
 from tft_forecaster import Forecaster
@@ -379,6 +381,7 @@ def _make_model(
     days = (lesson.data.grid.n_steps - lesson.split.train_end) / DAY_STEPS
     calibration = fit_quantiles(network, lesson.spec, validation, days)
     lesson = replace(lesson, spec=replace(lesson.spec, calibration=calibration))
+    risk = _calibration(lesson, network, settings, training.windows * len(records), report)
     info = {
         "created_at": iso_z(created.replace(microsecond=0)),
         "data": describe_data(lesson.data, lesson.split),
@@ -388,7 +391,7 @@ def _make_model(
         **describe_losses(records),
         "quality": quality,
         "validation": validation_scores(network, lesson.spec, validation),
-        "risk_calibration": _calibration(lesson, network, settings, report),
+        "risk_calibration": None if risk is None else risk.as_dict(),
         "libraries": library_versions(),
         "hardware": processes.describe(),
         "wall_time_seconds": round(session.seconds, 1),
@@ -396,7 +399,15 @@ def _make_model(
     passed = not quality["failures"]
     destination = models_dir if passed else models_dir / REJECTED
     folder = save_model(
-        destination, name, weights, lesson.spec, lesson.network, info, lesson.encoder, make_latest=passed
+        destination,
+        name,
+        weights,
+        lesson.spec,
+        lesson.network,
+        info,
+        lesson.encoder,
+        reader=None if risk is None else risk.reader,
+        make_latest=passed,
     )
     run.note(model=folder.name)
     if not passed:
@@ -410,13 +421,22 @@ def _make_model(
 
 
 def _calibration(
-    lesson: _Lesson, network: FastTemporalFusionTransformer, settings: Settings, report: TrainingReport
-) -> dict[str, Any] | None:
-    """Fit on the validation period how the model's risk is to be read; None if there is too little to tell by."""
+    lesson: _Lesson, network: FastTemporalFusionTransformer, settings: Settings, windows: int, report: TrainingReport
+) -> RiskCalibration | None:
+    """Learn how the model's risk is to be read; None if there is too little to tell by.
+
+    It takes a share of the time that learning from so many windows has taken.
+    """
     forecaster = Forecaster(LoadedModel("", network, lesson.spec, contract_of_models(), lesson.encoder))
     try:
-        fitted = fit_risk_calibration(
-            forecaster.predict_grid, lesson.data.grid, lesson.split.train_end, settings, progress=report.calibrating
+        fitted = train_risk_calibration(
+            forecaster.predict_grid,
+            lesson.data.grid,
+            lesson.split.train_end,
+            settings,
+            history_steps=forecaster.history_steps,
+            most=min(MOST_FORECASTS, windows // 2),
+            progress=report.calibrating,
         )
     finally:
         report.close()
@@ -425,7 +445,7 @@ def _calibration(
         return None
     policy = fitted.policy
     report.say(f"The risk is calibrated; alerts open at {policy.open_at:.2f} and close below {policy.close_at:.2f}.")
-    return fitted.as_dict()
+    return fitted
 
 
 def _free_name(models_dir: Path, moment: datetime) -> str:

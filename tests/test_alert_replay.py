@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-import alert_replay
 from alert_events import Event, find_crossings, limits_of, outcomes
 from alert_replay import choose_policy, fit_risk_calibration, replay, replay_columns
 from alert_scores import judge, raise_alerts, reliability
@@ -74,7 +73,7 @@ def test_progress_is_told_and_metrics_without_a_forecast_stay_without() -> None:
         return forecast
 
     columns = replay_columns(FIRST, FIRST + 110, 5)
-    history = replay(silent, grid, columns, limits_of(grid, SETTINGS), lambda *each: told.append(each))
+    history = replay(silent, grid, columns, limits_of(grid, SETTINGS), progress=lambda *each: told.append(each))
     assert told == [(k + 1, len(columns)) for k in range(len(columns))]
     assert np.isnan(history.raw[:, 1, 3]).all() and np.isfinite(history.raw[:, 0]).all()
 
@@ -113,7 +112,7 @@ def test_too_little_time_or_too_few_events_give_no_calibration() -> None:
     assert fit_risk_calibration(predict, calm, FIRST, SETTINGS) is None
 
 
-def test_a_large_fleet_is_calibrated_on_a_choice_that_stands_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_fleet_is_calibrated_on_a_choice_that_stands_for_all() -> None:
     small = make_grid(10)
     calm = np.full((190, STEPS, N_METRICS), 10.0, dtype=np.float32)
     calm[:, ::100, 0] = 60  # warnings that never come true
@@ -128,9 +127,9 @@ def test_a_large_fleet_is_calibrated_on_a_choice_that_stands_for_all(monkeypatch
         most.append(part.n_servers)
         return predict(part)
 
-    columns = len(replay_columns(first, STEPS, 3))
-    monkeypatch.setattr(alert_replay, "MOST_FORECASTS", 60 * columns)
-    part = fit_risk_calibration(spy, grid, first, SETTINGS)
+    columns = len(replay_columns(first, STEPS, 1))
+    most_forecasts = 60 * columns
+    part = fit_risk_calibration(spy, grid, first, SETTINGS, most=most_forecasts)
     assert whole is not None and part is not None and set(most) == {60}
     assert part.described["events"] == whole.described["events"]  # all servers with events are among them
     raw = np.full((1, N_METRICS), 0.3)

@@ -43,6 +43,8 @@ def make_grid() -> FleetGrid:
 class Knowing:
     """Forecasts like a model that knows what a climb means: from 25 on, CPU will be between 60 and 110 in 6 steps."""
 
+    history_steps = DAY_STEPS
+
     def __init__(self, calibration: RiskCalibration | None) -> None:
         self.calibration = calibration
 
@@ -56,7 +58,7 @@ class Knowing:
 
 def judged(calibration: RiskCalibration | None, **options: Any) -> dict[str, Any]:
     forecaster: Any = Knowing(calibration)
-    return judge_alerts(forecaster, make_grid(), BEGIN, SETTINGS, **options).as_dict()
+    return judge_alerts(forecaster, make_grid(), BEGIN, SETTINGS, every_steps=3, **options).as_dict()
 
 
 @pytest.fixture(scope="module")

@@ -70,6 +70,14 @@ def test_the_same_event_told_many_times_counts_once() -> None:
     assert once[-1] > 0.98 and 0.7 < many[-1] < 0.97
 
 
+def test_what_is_a_probability_already_is_believed_where_there_is_little_evidence() -> None:
+    raw = np.array([0.01, 0.02, 0.5, 0.9, 0.9, 0.95])
+    came_true = raw > 0.4
+    drawn_to_the_mean = fit_map(raw, came_true, np.ones(6), alike=20)(np.array([0.95]))
+    believed = fit_map(raw, came_true, np.ones(6), alike=20, is_probability=True)(np.array([0.01, 0.95]))
+    assert drawn_to_the_mean < 0.75 < believed[1] and believed[0] < 0.05
+
+
 def test_pooling_is_the_least_squares_monotone_fit() -> None:
     weight, gain = np.array([1.0, 2, 1, 1]), np.array([0.1, 1.6, 0.2, 0.9])  # means .1, .8, .2, .9
     weights, gains, places = pool_adjacent_violators(weight, gain, weight * np.arange(4))
