@@ -754,6 +754,14 @@ def backtest(
         Literal["auto", "incidents", "crossings"],
         typer.Option(help="What alerts are judged against; auto: a generated fleet's incidents, else crossings."),
     ] = "auto",
+    alert_every: Annotated[
+        str,
+        typer.Option(
+            "--alert-every",
+            metavar="TIME",
+            help="From forecast to forecast when alerts are judged; the daemon's is 5m.",
+        ),
+    ] = "5m",
     output: Annotated[
         Path | None, typer.Option(help="Folder for result.json and report.html.", show_default="none")
     ] = None,
@@ -774,16 +782,21 @@ def backtest(
         max_seconds = None if max_time is None else seconds_of(max_time)
     except ValueError as error:
         raise typer.BadParameter(f"{error}.", param_hint="--max-time") from None
-    try:
-        every_steps, rest = divmod(seconds_of(every), 300)
-    except ValueError as error:
-        raise typer.BadParameter(f"{error}.", param_hint="--every") from None
-    if rest or every_steps < 1:
-        raise typer.BadParameter("forecasts begin every 5 minutes or a multiple of that.", param_hint="--every")
+    steps = {}
+    for flag, told in (("--every", every), ("--alert-every", alert_every)):
+        try:
+            whole, rest = divmod(seconds_of(told), 300)
+        except ValueError as error:
+            raise typer.BadParameter(f"{error}.", param_hint=flag) from None
+        steps[flag] = int(whole)
+        if rest or whole < 1:
+            raise typer.BadParameter("forecasts begin every 5 minutes or a multiple of that.", param_hint=flag)
     if model is not None and (resume or max_time is not None or epochs is not None):
         raise typer.BadParameter("--resume, --epochs and --max-time are for training one.", param_hint="--model")
     if truth != "auto" and not alerts:
         raise typer.BadParameter("it is for judging alerts: give --alerts, too.", param_hint="--truth")
+    if alert_every != "5m" and not alerts:
+        raise typer.BadParameter("it is for judging alerts: give --alerts, too.", param_hint="--alert-every")
     flags = {"data_dir": data, "models_dir": models_dir, "seed": seed}
     settings = _settings(**flags)
     chosen = {name: value for name, value in TRAIN_PRESETS[preset].items() if name not in settings.model_fields_set}
@@ -799,7 +812,7 @@ def backtest(
     options = BacktestOptions(
         model_dir=model,
         test_days=test_days,
-        every_steps=int(every_steps),
+        every_steps=steps["--every"],
         origins=origins,
         hold_out=hold_out_servers,
         baselines=names,
@@ -809,6 +822,7 @@ def backtest(
         workers=workers,
         alerts=alerts,
         truth=truth,
+        alert_every_steps=steps["--alert-every"],
     )
     if output is not None:
         insist_on_output(output)

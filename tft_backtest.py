@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from rich.console import Console
 
-from backtest_alerts import Truth, incidents_beside, judge_alerts
+from backtest_alerts import EVERY_STEPS, Truth, incidents_beside, judge_alerts
 from backtest_examples import Examples
 from backtest_origins import Judge, TestWindow, choose_window, insist_on_unseen, kinds_of
 from backtest_runs import SERVERS_AT_ONCE, run_method
@@ -82,6 +82,8 @@ class BacktestOptions:
         Whether alerts are judged, too.
     truth : {"auto", "incidents", "crossings"}
         What alerts are judged against: by default incidents where they lie beside the data, else crossings.
+    alert_every_steps : int
+        From forecast to forecast when alerts are judged.
     """
 
     model_dir: Path | None = None
@@ -97,6 +99,7 @@ class BacktestOptions:
     workers: int | None = None
     alerts: bool = False
     truth: Truth = "auto"
+    alert_every_steps: int = EVERY_STEPS
 
 
 @dataclass
@@ -212,7 +215,15 @@ def run_backtest(
         try:
             if options.alerts:
                 forecaster = Forecaster(model)
-                judged = judge_alerts(forecaster, grid, window.begin, settings, incidents=incidents, tell=tell)
+                judged = judge_alerts(
+                    forecaster,
+                    grid,
+                    window.begin,
+                    settings,
+                    incidents=incidents,
+                    every_steps=options.alert_every_steps,
+                    tell=tell,
+                )
                 result.alerts = judged.as_dict()
         except KeyboardInterrupt:
             result.stopped = True
