@@ -71,20 +71,20 @@ def breach_probability(forecast: Forecast, thresholds: npt.NDArray[np.float64]) 
         NaN where there is no forecast.
     """
     levels = np.asarray(forecast.quantiles)
-    values = forecast.values.astype(np.float64)
-    limit = thresholds[:, None, :, None]
-    below = (values <= limit).sum(axis=-1)  # how many quantiles do not exceed the threshold
-    left, right = np.clip(below - 1, 0, None), np.clip(below, None, len(levels) - 1)
-    value_left = np.take_along_axis(values, left[..., None], axis=-1)[..., 0]
-    value_right = np.take_along_axis(values, right[..., None], axis=-1)[..., 0]
+    values = forecast.values
+    probability: npt.NDArray[np.float64] = np.full(values.shape[:-1], (1 - levels[-1]) / 2)
+    # Most quantiles are far below: only where the highest one exceeds the threshold there is something to read.
+    near = np.nonzero(values[..., -1] > thresholds[:, None])
+    quantiles, limit = values[near].astype(np.float64), thresholds[near[0], near[2]]
+    below = (quantiles <= limit[:, None]).sum(axis=-1)  # how many of them do not exceed the threshold
+    rows, left = np.arange(len(limit)), np.clip(below - 1, 0, None)
+    value_left, value_right = quantiles[rows, left], quantiles[rows, below]
     gap = value_right - value_left
-    with np.errstate(invalid="ignore", divide="ignore"):
-        share = np.where(gap > 0, (limit[..., 0] - value_left) / gap, 0.0)
-    level = levels[left] + share * (levels[right] - levels[left])
-    level = np.where(below == 0, levels[0] / 2, level)
-    level = np.where(below == len(levels), (1 + levels[-1]) / 2, level)
-    probability: npt.NDArray[np.float64] = 1 - level
-    probability[~np.isfinite(values).all(axis=-1)] = np.nan
+    share = np.divide(limit - value_left, gap, out=np.zeros_like(gap), where=gap > 0)
+    level = levels[left] + share * (levels[below] - levels[left])
+    probability[near] = 1 - np.where(below == 0, levels[0] / 2, level)
+    with np.errstate(invalid="ignore"):  # 0 x NaN is NaN: cheaper than to look at each quantile
+        probability[~np.isfinite(values @ np.zeros(len(levels), dtype=values.dtype))] = np.nan
     return probability
 
 
