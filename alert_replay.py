@@ -23,7 +23,7 @@ from alert_scores import Columns, Floats, judge, raise_alerts
 from breach_reader import BreachReader
 from common_utils import iso_z
 from config import Settings
-from data_contract import HORIZON_STEPS, METRIC_COLUMNS
+from data_contract import HORIZON_STEPS, METRIC_COLUMNS, STEP_MINUTES
 from fleet_grid import N_METRICS, FleetGrid, time_of
 from forecast import Forecast
 from risk_calibration import RiskCalibration, fit_maps
@@ -32,8 +32,10 @@ from tft_risk import breach_probability, breach_steps, raw_risk
 Predict = Callable[[FleetGrid], Forecast]
 Progress = Callable[[int, int], None]
 
-MOST_FORECASTS: Final = 60_000  # of single servers, that a calibration is fitted on: some 30 s on two cores
-_LEAST_ORIGINS: Final = 24
+MOST_FORECASTS: Final = 160_000  # of single servers, for all that a training ends with: about a minute on one core
+CALL_COST: Final = 40  # forecasting a fleet of any size costs as much as so many servers more
+_LEAST_STEPS: Final = 72  # from the first forecast to the last
+_BELIEVED: Final = 5  # alerts that are counted as their probabilities say
 _LEAST_TRUE: Final = 3  # alerts that must have come true before a policy is taken for a good one
 
 # Policies that are tried: where alerts open, where they close as a share of that, and half an hour below that.
@@ -41,7 +43,9 @@ _OPEN_AT: Final = tuple(round(1 / (1 + math.exp(-k / 2.5)), 3) for k in range(-6
 _CLOSE_SHARES: Final = (0.5, 0.8)
 _CONFIRM_MINUTES: Final = (0, 5, 10)
 _RELEASE_MINUTES: Final = 30
-_EVERY_STEPS: Final = 1  # as the daemon forecasts
+_EVERY_STEPS: Final = (1, 2, 3, 6)  # from forecast to forecast: the daemon's, if there is time enough
+_USUAL_EVERY: Final = 3  # from here on, a choice of so many servers will do instead of the fleet
+_ENOUGH_SERVERS: Final = 60
 
 
 @dataclass(frozen=True)
@@ -121,6 +125,7 @@ def fit_risk_calibration(
     Events are the sustained crossings of the thresholds (`alert_events.py`). Forecasts of metrics that are in trouble
     already are left out: what they say is no news. Of a fleet too large to be replayed whole, all servers with events
     are taken (at most half of what there is room for), and a random choice of the others that stands for all of them.
+    The fleet is forecast as often as there is time for, every 5 minutes at best.
 
     Parameters
     ----------
@@ -133,7 +138,7 @@ def fit_risk_calibration(
     reader : BreachReader, optional
         What gives the raw risk, trained on earlier time.
     most : int
-        At most about so many forecasts of single servers.
+        How much is forecast at most, in servers; each call counts for `CALL_COST` more.
 
     Returns
     -------
@@ -141,14 +146,14 @@ def fit_risk_calibration(
         None if there is too little time or there are too few events to tell.
     """
     end = grid.n_steps if end is None else end
-    columns = replay_columns(first, end, _EVERY_STEPS)
-    if len(columns) < _LEAST_ORIGINS:
+    if end - HORIZON_STEPS - first < _LEAST_STEPS:
         return None
+    every, columns, room = _pace(first, end, grid.n_servers, most)
     limits = limits_of(grid, settings)
     seen = replace(grid, values=grid.values[:, :end], states=grid.states[:, :end])
     events = find_crossings(seen, limits)
     late = [event for event in events if event.breach >= first]
-    servers, weight = _chosen_servers(grid.n_servers, late, most // len(columns), settings.seed)
+    servers, weight = _chosen_servers(grid.n_servers, late, room, settings.seed)
     if len(servers) < grid.n_servers:
         seen, limits = seen.select(servers), limits[servers]
         events = find_crossings(seen, limits)
@@ -156,7 +161,7 @@ def fit_risk_calibration(
     ahead, during = outcomes(events, columns, len(servers))
     told = [event for event in events if columns[0] <= event.breach <= columns[-1] + HORIZON_STEPS - 1]
     counts = [sum(metric in event.metrics for event in told) for metric in range(N_METRICS)]
-    alike = max(1.0, HORIZON_STEPS / _EVERY_STEPS / 4)  # successive forecasts of one rising metric
+    alike = max(1.0, HORIZON_STEPS / every / 4)  # successive forecasts of one rising metric
     fitted = fit_maps(history.raw, ahead, ~during, weight, counts, alike, is_probability=reader is not None)
     if fitted is None:
         return None
@@ -166,6 +171,7 @@ def fit_risk_calibration(
         "until": iso_z(time_of(grid.first_step + end)),
         "servers": len(servers),
         "forecasts": len(columns) * len(servers),
+        "every_minutes": every * STEP_MINUTES,
         "events": dict(zip(METRIC_COLUMNS, counts, strict=True)),
         "maps": dict(zip(METRIC_COLUMNS, kinds, strict=True)),
         "target_precision": settings.alert_target_precision,
@@ -178,6 +184,16 @@ def fit_risk_calibration(
     if policy is None:
         return unfinished
     return replace(unfinished, policy=policy, described={**described, **expected})
+
+
+def _pace(first: int, end: int, n_servers: int, most: int) -> tuple[int, Columns, int]:
+    """Steps from forecast to forecast, the columns of these, and for how many servers each there is room."""
+    for every in _EVERY_STEPS:
+        columns = replay_columns(first, end, every)
+        room = most // len(columns) - CALL_COST
+        if room >= n_servers or (every >= _USUAL_EVERY and room >= _ENOUGH_SERVERS):
+            break
+    return every, columns, room
 
 
 def _chosen_servers(
@@ -209,8 +225,9 @@ def choose_policy(
 ) -> tuple[AlertPolicy | None, dict[str, float]]:
     """Choose the policy that finds most events among those whose alerts are precise enough.
 
-    One more false alarm than there was is counted, so that a handful of true alerts is not taken for certainty. If no
-    policy is precise enough, the most precise ones (to a tenth) will do. Equals are told apart by the lead time.
+    Some more alerts than there were are counted, which come true as often as their probabilities say, so that a handful
+    of true or false ones is not taken for certainty. If no policy is precise enough, the most precise ones (to a tenth)
+    will do. Equals are told apart by the lead time.
 
     Parameters
     ----------
@@ -238,7 +255,8 @@ def choose_policy(
         false = sum(weight[alert.server] for alert, outcome, _ in verdict.alerts if outcome == "false")
         if verdict.count("true") < _LEAST_TRUE:
             continue
-        precision = float(true / (true + false + 1))
+        said = float(np.mean([alert.score for alert, outcome, _ in verdict.alerts if outcome in ("true", "false")]))
+        precision = float((true + _BELIEVED * said) / (true + false + _BELIEVED))
         found, lead = verdict.found, verdict.lead_minutes or 0.0
         is_good = precision >= target
         rank = (1.0, float(found), lead, -false) if is_good else (0.0, round(precision, 1), float(found), lead)

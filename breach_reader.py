@@ -27,9 +27,11 @@ _MOST_NETWORKS, _MOST_LAYERS, _MOST_WIDTH = 8, 4, 512
 _LAGS = (0, 1, 2, 3, 4, 5, 7, 9, 11, 17, 23, 35, 47, 71)
 _SLOPES = (6, 12, 24)  # steps of history that a line is laid through
 _AHEAD = (6, 12, 24, HORIZON_STEPS)  # steps of the forecast that are looked at
+_LATE = 72  # steps of the last hours
 _LATEST = 12  # steps that do not count for what is usual
 _SMALL = np.float32(0.003)  # share of a threshold: what is below is as good as nothing
 _HIGHEST = 1.5  # share of a threshold
+_LEAST_LIMIT = 1e-6  # thresholds may be set to 0
 _RANKS = (0.5, 0.75, 0.95, 1.0)
 _PER_DAY = 288
 
@@ -61,24 +63,25 @@ def reader_inputs(
     -------
     float32 array, (n_servers, n_metrics, n_inputs)
     """
+    limits = np.maximum(limits, _LEAST_LIMIT).astype(np.float32)
     missing = ~np.isfinite(recent)
-    share = np.where(missing, 0, recent / limits[:, None]).astype(np.float32)
-    share = np.moveaxis(np.clip(share, 0, _HIGHEST), 1, -1)  # (n_servers, n_metrics, steps)
-    log = np.log(share + _SMALL)
-    before = np.sort(share[..., :-_LATEST], axis=-1)
+    share = np.clip(np.where(missing, 0, recent) / limits[:, None], 0, _HIGHEST)
+    late = np.ascontiguousarray(np.moveaxis(share[:, -_LATE:], 1, 0))  # (steps, n_servers, n_metrics)
+    log = np.log(late + _SMALL)
+    before = np.sort(np.ascontiguousarray(np.moveaxis(share[:, :-_LATEST], 1, -1)), axis=-1)
     usual = [before[..., round(rank * (before.shape[-1] - 1))] for rank in _RANKS]
     usual_log = [np.log(value + _SMALL) for value in usual]
-    now, now_log = share[..., -1], log[..., -1]
-    own = [share[..., -1 - lag] for lag in _LAGS]
-    own += [now_log - log[..., -1 - lag] for lag in (3, 6, 12, 24, 71)]
+    now, now_log = late[-1], log[-1]
+    own = [late[-1 - lag] for lag in _LAGS]
+    own += [now_log - log[-1 - lag] for lag in (3, 6, 12, 24, 71)]
     own += [usual[0], usual[2], usual[3], now - usual[2], now - usual[3], before.std(axis=-1), now_log]
     own += [now_log - usual_log[place] for place in (0, 2, 3)]
     for steps in _SLOPES:
-        own += _line(share[..., -steps:], 1 - now, 1e-3) + _line(log[..., -steps:], -now_log, 2e-3)[:3]
-    own.append(share[..., : max(_SLOPES)].max(axis=-1))  # yesterday, the next hours
+        own += _line(late[-steps:], 1 - now, 1e-3) + _line(log[-steps:], -now_log, 2e-3)[:3]
+    own.append(share[:, : max(_SLOPES)].max(axis=1))  # yesterday, the next hours
     ahead = [step - 1 for step in _AHEAD]
-    likely = np.maximum.accumulate(np.clip(np.nan_to_num(by_step), 0.005, 0.995), axis=1)[:, ahead]
-    own += [np.log(each / (1 - each)) for each in np.moveaxis(likely, 1, 0)]
+    likely = [np.clip(np.nan_to_num(by_step[:, :steps].max(axis=1)), 0.005, 0.995) for steps in _AHEAD]
+    own += [np.log(each / (1 - each)) for each in likely]
     for curve in (median, high):
         told = np.nan_to_num(np.clip(curve[:, ahead] / limits[:, None], 0, _HIGHEST))
         own += list(np.moveaxis(told, 1, 0))
@@ -88,15 +91,18 @@ def reader_inputs(
 
 
 def _line(values: Floats, way: Floats, least: float) -> list[Floats]:
-    """A line through values: rise per hour, stray, when it will have come all the way; how steady they are; range."""
-    steps = values.shape[-1]
-    x = (np.arange(steps) - (steps - 1) / 2).astype(np.float32)
-    rise = (values * x).sum(axis=-1) / (x**2).sum()
-    stray = values - values.mean(axis=-1, keepdims=True) - rise[..., None] * x
+    """A line through values over their first axis: rise per hour, stray, time until it has come all the way.
+
+    Then how steadily they rise, the least and the largest.
+    """
+    steps = len(values)
+    x = (np.arange(steps) - (steps - 1) / 2).astype(np.float32)[:, None, None]
+    rise = (values * x).sum(axis=0) / (x**2).sum()
+    stray = values - values.mean(axis=0) - rise * x
     arrival = np.log(np.clip(way / np.maximum(rise, least), 0.1, 1e3))
-    steady = (np.diff(values, axis=-1) > 0).mean(axis=-1)
-    spread = np.sqrt((stray**2).mean(axis=-1))
-    return [rise * 12, spread, arrival, steady, values.min(axis=-1), values.max(axis=-1)]
+    steady = (np.diff(values, axis=0) > 0).mean(axis=0)
+    spread = np.sqrt((stray**2).mean(axis=0))
+    return [rise * 12, spread, arrival, steady, values.min(axis=0), values.max(axis=0)]
 
 
 def _surroundings(
@@ -114,9 +120,7 @@ def _surroundings(
     hour = 2 * np.pi * (origin_step % _PER_DAY) / _PER_DAY
     clock = np.broadcast_to(np.array([np.sin(hour), np.cos(hour)], dtype=np.float32), (n_servers, 2))
     gaps = missing[:, -_LATEST:].mean(axis=1)
-    shared: npt.NDArray[Any] = np.concatenate(
-        [now, now_log - usual_log, now_log - log[..., -7], role, clock, gaps], axis=-1
-    )
+    shared: npt.NDArray[Any] = np.concatenate([now, now_log - usual_log, now_log - log[-7], role, clock, gaps], axis=-1)
     which: npt.NDArray[Any] = np.broadcast_to(np.eye(n_metrics), (n_servers, n_metrics, n_metrics))
     told: npt.NDArray[Any] = np.concatenate([np.repeat(shared[:, None], n_metrics, axis=1), which], axis=-1)
     return told.astype(np.float32)

@@ -1,8 +1,8 @@
 """How the reader of breaches is trained: on a model's own forecasts of the time that it learned from.
 
-Forecasts before a breach are few, so all servers that have one ahead are drawn at each origin, and of the others some,
-each with the weight that makes up for it. Several small networks are averaged, because a few dozen events are little.
-Knows nothing of files.
+Forecasts before a breach are few, so most are made shortly before one, of all servers that have one ahead and of some
+others, each with the weight that makes up for it. Several small networks are averaged, because a few dozen events are
+little. Knows nothing of files.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from alert_events import Event, find_crossings, limits_of, outcomes
-from alert_replay import MOST_FORECASTS, fit_risk_calibration
+from alert_replay import CALL_COST, MOST_FORECASTS, fit_risk_calibration
 from breach_reader import BreachReader, Floats, scaled_inputs
 from config import Settings
+from data_contract import HORIZON_STEPS, METRIC_COLUMNS
 from fleet_grid import FleetGrid
 from forecast import Forecast
 from risk_calibration import RiskCalibration
@@ -36,10 +37,14 @@ _DROPOUT: Final = 0.15
 _WEIGHT_DECAY: Final = 1e-3
 _RATE: Final = 5e-3
 _BATCH: Final = 1024
-_PASSES, _LEAST_STEPS, _MOST_STEPS = 10, 300, 1500
-_EVERY_STEPS: Final = 4
-_LEAST_HISTORY: Final = 72
-_EVENTFUL_SHARE: Final = 0.5  # of the forecasts, at most
+_PASSES, _LEAST_STEPS, _MOST_STEPS = 15, 300, 800  # more of them, and it knows the events by heart
+_LEAST_HISTORY: Final = 72  # steps before a forecast
+_SERVERS_A_CALL: Final = 20  # that are forecast at once, on average
+_EVENTFUL_SHARE: Final = 0.5  # of these, at most
+_SOON_STEPS: Final = 24  # before a breach
+_SOON_SHARE: Final = 2 / 3  # of the moments that are forecast from
+_FADING_STEPS: Final = 12  # before a breach, until a forecast counts for a third
+_READERS_SHARE: Final = 0.4  # of the work
 
 
 def train_risk_calibration(
@@ -64,7 +69,7 @@ def train_risk_calibration(
     history_steps : int
         Steps before an origin that a forecast is made of.
     most : int
-        At most about so many forecasts of single servers, a quarter of them for the reader.
+        How much is forecast at most, as `fit_risk_calibration` counts it; two fifths of it for the reader.
     progress : callable, optional
         Called with the forecasts done and the forecasts in all, of the one and then of the other.
 
@@ -76,10 +81,11 @@ def train_risk_calibration(
     limits = limits_of(grid, settings)
     learned = grid.until(grid.first_step + first)
     events = find_crossings(learned, limits)
-    lessons = gather_lessons(predict, learned, limits, events, first, most // 4, history_steps, settings.seed, progress)
+    of_reader = round(_READERS_SHARE * most)
+    lessons = gather_lessons(predict, learned, limits, events, first, of_reader, history_steps, settings.seed, progress)
     reader = None if lessons is None else train_reader(lessons, settings.seed)
     return fit_risk_calibration(
-        predict, grid, first, settings, end=end, reader=reader, most=most - most // 4, progress=progress
+        predict, grid, first, settings, end=end, reader=reader, most=most - of_reader, progress=progress
     )
 
 
@@ -112,30 +118,30 @@ def gather_lessons(
     end : int
         First column that must not be looked at.
     most : int
-        At most about so many forecasts of single servers.
+        How much is forecast at most, as `fit_risk_calibration` counts it.
     history_steps : int
         Steps before an origin that a forecast is made of.
 
     Returns
     -------
     Lessons or None
-        None if there are too few events.
+        None if there are too few events, or none of them was ahead of a forecast.
     """
     rng = np.random.default_rng([seed, 6])
-    first = _LEAST_HISTORY
-    columns = np.arange(first, end - 95, _EVERY_STEPS, dtype=np.int64)
-    told = [event for event in events if first <= event.breach < end]
-    if len(told) < LEAST_EVENTS or not len(columns):
+    told = [event for event in events if _LEAST_HISTORY <= event.breach < end]
+    if len(told) < LEAST_EVENTS:
         return None
+    columns, drawn = _drawn_columns(told, end, max(1, most // (CALL_COST + _SERVERS_A_CALL)), rng)
     ahead, during = outcomes(told, columns, grid.n_servers)
     eventful = (ahead & ~during).any(axis=-1)
-    n_eventful = int(eventful.sum())
+    room, n_eventful = len(columns) * _SERVERS_A_CALL, int(eventful.sum())
     if not n_eventful:
         return None
-    drawn = min(1.0, _EVENTFUL_SHARE * most / n_eventful)
-    others = min(1.0, (most - drawn * n_eventful) / max(1, eventful.size - n_eventful))
-    share = np.where(eventful, drawn, others)
+    taken = min(1.0, _EVENTFUL_SHARE * room / n_eventful)
+    others = min(1.0, (room - taken * n_eventful) / max(1, eventful.size - n_eventful))
+    share = np.where(eventful, taken, others)
     chosen = rng.random(share.shape) < share
+    near = _nearness(told, columns, grid.n_servers)
     inputs, came_true, weight = [], [], []
     for number, column in enumerate(columns.tolist()):
         servers = np.flatnonzero(chosen[number])
@@ -146,11 +152,45 @@ def gather_lessons(
             usable = ~during[number][servers] & np.isfinite(by_step[:, 0])
             inputs.append(inputs_of_reader(forecast, limits[servers], by_step)[usable])
             came_true.append(ahead[number][servers][usable])
-            counts = np.broadcast_to(1 / share[number][servers][:, None], usable.shape)
-            weight.append(counts[usable].astype(np.float32))
+            stands_for = near[number][servers] / (drawn[number] * share[number][servers][:, None])
+            weight.append(stands_for[usable].astype(np.float32))
         if progress is not None:
             progress(number + 1, len(columns))
+    if not inputs:
+        return None
     return Lessons(np.concatenate(inputs), np.concatenate(came_true), np.concatenate(weight))
+
+
+def _drawn_columns(
+    events: Sequence[Event], end: int, most: int, rng: np.random.Generator
+) -> tuple[npt.NDArray[np.int64], Floats]:
+    """Columns to forecast from, two thirds of them shortly before a breach, and the chance that each had."""
+    columns = np.arange(_LEAST_HISTORY, end - HORIZON_STEPS + 1, dtype=np.int64)
+    soon = np.zeros(end + 1, dtype=np.bool_)
+    for event in events:
+        soon[max(0, event.breach - _SOON_STEPS + 1) : event.breach + 1] = True
+    is_soon = soon[columns]
+    chance = np.zeros(len(columns), dtype=np.float32)
+    n_soon, n_late = int(is_soon.sum()), int((~is_soon).sum())
+    of_soon = min(1.0, most * _SOON_SHARE / max(1, n_soon))
+    chance[is_soon] = of_soon
+    chance[~is_soon] = min(1.0, (most - of_soon * n_soon) / max(1, n_late))
+    chosen = rng.random(len(columns)) < chance
+    return columns[chosen], chance[chosen]
+
+
+def _nearness(events: Sequence[Event], columns: npt.NDArray[np.int64], n_servers: int) -> Floats:
+    """How much each forecast counts, (columns, n_servers, n_metrics): before a breach the less, the longer before.
+
+    Most breaches cannot be seen hours before. Forecasts from then have the same label as those that show the way to it,
+    and are more; a network that must tell them apart from calm ones learns by heart on which servers they were.
+    """
+    near = np.ones((len(columns), n_servers, len(METRIC_COLUMNS)), dtype=np.float32)
+    for event in sorted(events, key=lambda each: -each.breach):  # the next breach has the last word
+        first, last = np.searchsorted(columns, (event.breach - HORIZON_STEPS + 1, event.breach + 1))
+        weight = np.exp(-(event.breach - columns[first:last]) / _FADING_STEPS).astype(np.float32)
+        near[first:last, event.server, list(event.metrics)] = weight[:, None]
+    return near
 
 
 def train_reader(lessons: Lessons, seed: int) -> BreachReader | None:

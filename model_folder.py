@@ -191,7 +191,7 @@ def load_model(model_dir: str | os.PathLike[str]) -> LoadedModel:
             raise _unusable(folder, [f"{MODEL_WEIGHTS} is larger than its {expected_mb:.1f} MB of weights can be"])
         weights = load_file(folder / MODEL_WEIGHTS)
         of_reader = {key: weights.pop(key).numpy() for key in list(weights) if key.startswith(PREFIX)}
-    except (SafetensorError, OSError, ValueError, RuntimeError, AssertionError) as error:
+    except (SafetensorError, OSError, TypeError, ValueError, RuntimeError, AssertionError) as error:
         raise _unusable(folder, [f"{MODEL_WEIGHTS} or {MODEL_CONFIG} cannot be used ({error})"]) from error
     faults = weight_faults(network.state_dict(), weights)
     if faults:

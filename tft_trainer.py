@@ -57,6 +57,8 @@ from training_scores import (
 from training_windows import WindowBatches
 
 REJECTED = "rejected"
+_CALIBRATION_WORK = 1.4  # servers that are forecast for it, per window learned from
+_CALIBRATION_COST = 0.2  # time that each takes, in that of a window
 
 
 @dataclass(frozen=True)
@@ -345,14 +347,28 @@ def _introduce(
         f"{f'{len(unseen)} more servers are held out. ' if unseen else ''}"
         f"Up to {plan.epochs} epochs of {training.windows:,} windows."
     )
-    expected = training.expected_seconds()
-    limit = "" if max_seconds is None or max_seconds > expected else f"; it ends after {duration_text(max_seconds)}"
+    learning = training.expected_seconds()
+    is_limited = max_seconds is not None and max_seconds <= learning
+    limit = f"; learning ends after {duration_text(max_seconds)}" if is_limited and max_seconds is not None else ""
+    expected = learning + _seconds_of_calibration(training, learning)
     at = training.progress
     where = f"Going on in epoch {at.epoch + 1}, batch {at.batch + 1}. " if at.step else ""
     report.say(
         f"{where}Expected: about {duration_text(expected)} on this machine ({processes}){limit}. "
         f"{plan.patience} epochs without a better validation loss end it sooner."
     )
+
+
+def _work_of_calibration(windows: int) -> int:
+    """How much is forecast to learn how the risk of a model is to be read that has learned from so many windows."""
+    return min(MOST_FORECASTS, round(_CALIBRATION_WORK * windows))
+
+
+def _seconds_of_calibration(training: Training, learning: float) -> float:
+    """Time that it takes, if the rest of the learning takes so long."""
+    windows = training.plan.epochs * training.windows
+    left = 1 - min(training.progress.epoch, training.plan.epochs - 1) / training.plan.epochs
+    return learning / left * _CALIBRATION_COST * _work_of_calibration(windows) / windows
 
 
 def _make_model(
@@ -425,7 +441,7 @@ def _calibration(
 ) -> RiskCalibration | None:
     """Learn how the model's risk is to be read; None if there is too little to tell by.
 
-    It takes a share of the time that learning from so many windows has taken.
+    It takes at most about a third of the time that learning from so many windows has taken.
     """
     forecaster = Forecaster(LoadedModel("", network, lesson.spec, contract_of_models(), lesson.encoder))
     try:
@@ -435,7 +451,7 @@ def _calibration(
             lesson.split.train_end,
             settings,
             history_steps=forecaster.history_steps,
-            most=min(MOST_FORECASTS, windows // 2),
+            most=_work_of_calibration(windows),
             progress=report.calibrating,
         )
     finally:
@@ -443,6 +459,8 @@ def _calibration(
     if fitted is None:
         report.say("The risk stays uncalibrated: the validation period has too few crossings of critical thresholds.")
         return None
+    if fitted.reader is None:
+        report.say("The risk is read off the quantiles alone: the time learned from has too few crossings for more.")
     policy = fitted.policy
     report.say(f"The risk is calibrated; alerts open at {policy.open_at:.2f} and close below {policy.close_at:.2f}.")
     return fitted

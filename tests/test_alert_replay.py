@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from alert_events import Event, find_crossings, limits_of, outcomes
-from alert_replay import choose_policy, fit_risk_calibration, replay, replay_columns
+from alert_replay import CALL_COST, choose_policy, fit_risk_calibration, replay, replay_columns
 from alert_scores import judge, raise_alerts, reliability
 from config import load_settings
 from data_contract import HORIZON_STEPS, METRIC_COLUMNS
@@ -127,9 +127,8 @@ def test_a_large_fleet_is_calibrated_on_a_choice_that_stands_for_all() -> None:
         most.append(part.n_servers)
         return predict(part)
 
-    columns = len(replay_columns(first, STEPS, 1))
-    most_forecasts = 60 * columns
-    part = fit_risk_calibration(spy, grid, first, SETTINGS, most=most_forecasts)
+    columns = len(replay_columns(first, STEPS, 3))
+    part = fit_risk_calibration(spy, grid, first, SETTINGS, most=(60 + CALL_COST) * columns)
     assert whole is not None and part is not None and set(most) == {60}
     assert part.described["events"] == whole.described["events"]  # all servers with events are among them
     raw = np.full((1, N_METRICS), 0.3)

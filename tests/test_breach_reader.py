@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from alert_events import find_crossings, limits_of
+from alert_events import find_crossings, limits_of, outcomes
 from alert_hysteresis import AlertPolicy
 from breach_reader import PREFIX, RECENT_STEPS, BreachReader, count_inputs, reader_inputs
 from breach_training import LEAST_EVENTS, Lessons, gather_lessons, train_reader, train_risk_calibration
@@ -161,9 +161,14 @@ def test_lessons_see_nothing_from_their_end_on_and_stand_for_all_forecasts() -> 
         of_both.append(lessons)
     assert np.array_equal(of_both[0].inputs, of_both[1].inputs)
     assert np.array_equal(of_both[0].came_true, of_both[1].came_true)
-    columns = (end - 95 - 72) / 4
-    assert of_both[0].weight.sum() == pytest.approx(columns * 12 * N_METRICS, rel=0.1)
-    assert len(of_both[0].inputs) < 4500 * N_METRICS
+    columns = np.arange(72, end - HORIZON_STEPS + 1)
+    ahead, during = outcomes([event for event in find_crossings(grid, limits) if event.breach < end], columns, 12)
+    calm = of_both[0].weight[~of_both[0].came_true].sum()
+    assert calm == pytest.approx((~ahead & ~during).sum(), rel=0.15)
+    # a breach counts for less, the further away it is: over 8 hours, about as much as 12 steps
+    breaches = of_both[0].weight[of_both[0].came_true].sum()
+    assert 0.05 * (ahead & ~during).sum() < breaches < 0.4 * (ahead & ~during).sum()
+    assert len(of_both[0].inputs) < 4000 * N_METRICS
 
 
 def test_too_few_events_make_no_reader() -> None:
