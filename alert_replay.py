@@ -43,7 +43,7 @@ _OPEN_AT: Final = tuple(round(1 / (1 + math.exp(-k / 2.5)), 3) for k in range(-6
 _CLOSE_SHARES: Final = (0.5, 0.8)
 _CONFIRM_MINUTES: Final = (0, 5, 10)
 _RELEASE_MINUTES: Final = 30
-_EVERY_STEPS: Final = (1, 2, 3, 6)  # from forecast to forecast: the daemon's, if there is time enough
+_EVERY_STEPS: Final = (1, 2, 3, 6, 12)  # from forecast to forecast: the daemon's, if there is time enough
 _USUAL_EVERY: Final = 3  # from here on, a choice of so many servers will do instead of the fleet
 _ENOUGH_SERVERS: Final = 60
 

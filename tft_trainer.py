@@ -58,6 +58,7 @@ from training_windows import WindowBatches
 
 REJECTED = "rejected"
 _CALIBRATION_WORK = 1.4  # servers that are forecast for it, per window learned from
+_LEAST_WORK = 6_000  # after the shortest training, too: a second or two
 _CALIBRATION_COST = 0.2  # time that each takes, in that of a window
 
 
@@ -361,7 +362,7 @@ def _introduce(
 
 def _work_of_calibration(windows: int) -> int:
     """How much is forecast to learn how the risk of a model is to be read that has learned from so many windows."""
-    return min(MOST_FORECASTS, round(_CALIBRATION_WORK * windows))
+    return min(MOST_FORECASTS, max(_LEAST_WORK, round(_CALIBRATION_WORK * windows)))
 
 
 def _seconds_of_calibration(training: Training, learning: float) -> float:

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from alert_events import find_crossings, limits_of, outcomes
 from alert_hysteresis import AlertPolicy
+from alert_replay import CALL_COST
 from breach_reader import PREFIX, RECENT_STEPS, BreachReader, count_inputs, reader_inputs
 from breach_training import LEAST_EVENTS, Lessons, gather_lessons, train_reader, train_risk_calibration
 from config import load_settings
@@ -178,6 +179,28 @@ def test_too_few_events_make_no_reader() -> None:
     assert gather_lessons(predict, grid, limits, few, grid.n_steps, 4000, DAY_STEPS, 1) is None
 
 
+def test_what_a_training_ends_with_takes_no_more_work_than_it_may() -> None:
+    grid = make_grid()
+    work = []
+
+    def spy(part: FleetGrid) -> Forecast:
+        work.append(part.n_servers + CALL_COST)
+        return predict(part)
+
+    found = train_risk_calibration(spy, grid, 6 * DAY_STEPS, SETTINGS, history_steps=DAY_STEPS, most=8_000)
+    assert found is not None and found.reader is not None
+    assert 4_000 < sum(work) < 9_000
+
+
+def test_thresholds_of_zero_and_servers_without_a_past_make_no_warning() -> None:
+    assert np.isfinite(shown(np.full(RECENT_STEPS, 5.0), limit=0.0)).all()
+    grid = make_grid(2, 2)
+    forecast = replace(predict(grid), recent=None)
+    limits = limits_of(grid, SETTINGS)
+    raw = raw_risk(forecast, limits, breach_probability(forecast, limits), make_reader())
+    assert np.isfinite(raw).all() and raw.shape == (2, N_METRICS)
+
+
 def test_a_trained_reader_tells_climbs_that_go_on_from_those_that_fall_back() -> None:
     grid = make_grid()
     first = 6 * DAY_STEPS
@@ -229,6 +252,7 @@ def test_a_model_folder_keeps_the_reader_with_its_weights_and_refuses_half_of_it
     for kept, content in (
         ({key: tensor for key, tensor in tensors.items() if not key.startswith(PREFIX)}, told),
         ({key: tensor for key, tensor in tensors.items() if key != f"{PREFIX}mean"}, told),
+        ({**tensors, f"{PREFIX}mean": tensors[f"{PREFIX}mean"].bfloat16()}, told),
         (tensors, {**told, "risk_calibration": None}),
         (tensors, {**told, "risk_calibration": {**told["risk_calibration"], "reader": False}}),
     ):

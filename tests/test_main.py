@@ -178,6 +178,8 @@ def test_quick_commands_import_no_heavy_packages(arguments, tmp_path):
         ["train", "--preset", "slow"],
         ["backtest", "--baselines", "prophet"],
         ["backtest", "--every", "7m"],
+        ["backtest", "--alerts", "--alert-every", "7m"],
+        ["backtest", "--alert-every", "15m"],
         ["backtest", "--model", "models/latest", "--resume"],
         ["serve", "--port", "70000"],
         ["predict", "--out", "forecasts.txt"],
