@@ -57,9 +57,9 @@ from training_scores import (
 from training_windows import WindowBatches
 
 REJECTED = "rejected"
-_CALIBRATION_WORK = 1.4  # servers that are forecast for it, per window learned from
+_CALIBRATION_WORK = 0.85  # servers that are forecast for it, per window learned from
 _LEAST_WORK = 6_000  # after the shortest training, too: a second or two
-_CALIBRATION_COST = 0.2  # time that each takes, in that of a window
+_CALIBRATION_COST = 0.35  # time that each takes, in that of a window
 
 
 @dataclass(frozen=True)
