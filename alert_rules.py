@@ -201,7 +201,7 @@ def seasonal_naive(
     return _by_block(grid, columns, limits, predict)
 
 
-_AHEAD: Final = (30.0, 120.0)
+_AHEAD: Final = (30.0, 60.0, 120.0, 240.0)
 
 RULES: Final[dict[str, Rule]] = {
     rule.name: rule
@@ -211,19 +211,19 @@ RULES: Final[dict[str, Rule]] = {
             "predict_linear",
             "Prometheus: predict_linear",
             predict_linear,
-            {"range_minutes": (30.0, 60.0, 180.0), "ahead_minutes": (30.0, 60.0, 240.0)},
+            {"range_minutes": (30.0, 60.0, 180.0), "ahead_minutes": _AHEAD},
         ),
         Rule(
             "double_exponential",
             "Prometheus: double exponential smoothing, followed ahead",
             double_exponential,
-            {"smoothing": (0.3, 0.6), "trend": (0.1, 0.3), "ahead_minutes": _AHEAD},
+            {"smoothing": (0.3, 0.6), "trend": (0.1, 0.3), "ahead_minutes": (30.0, 60.0, 120.0)},
         ),
         Rule(
             "holt_winters",
             "Holt-Winters with a daily season",
             holt_winters,
-            {"smoothing": (0.3, 0.6), "trend": (0.02, 0.1), "ahead_minutes": _AHEAD},
+            {"smoothing": (0.3, 0.6), "trend": (0.02, 0.1), "ahead_minutes": (30.0, 60.0, 120.0)},
         ),
         Rule(
             "seasonal_naive",

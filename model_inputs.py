@@ -147,7 +147,7 @@ class Layout:
     def from_dict(cls, content: dict[str, Any]) -> Layout:
         """Inverse of `as_dict`; KeyError, TypeError or ValueError on anything else, or what no network could have."""
         if not isinstance(content["cycles"], bool):
-            raise TypeError(f"cycles is {content['cycles']!r}, neither true nor false")
+            raise ValueError(f"cycles is {content['cycles']!r}, neither true nor false")  # noqa: TRY004  # as of the rest
         layout = cls(
             pieces=tuple((int(count), int(steps)) for count, steps in content["pieces"]),
             patch=int(content["patch"]),
