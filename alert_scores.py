@@ -331,7 +331,7 @@ class AlertBacktest:
         The model first, named "tft".
     reliability : list of dict
         Of all forecasts of metrics that are not in trouble: rows of `reliability` with `metric` (a metric or "all") and
-        `stage`: "raw" as read off the quantiles, "calibrated" as served.
+        `stage`: "raw" before calibration, "calibrated" as served.
     alert_reliability : list of dict
         The same of the model's alerts, by their probability at the opening.
     breach_times : dict

@@ -122,7 +122,7 @@ def _alert_figures(alerts: Row, titles: Mapping[str, str]) -> Iterator[Figure]:
     curves, counts = _reliability([(stage, [row for row in whole if row.get("stage") == stage]) for stage in stages])
     if curves:
         title = "Reliability of the probabilities of a breach"
-        note = "solid: as served; dashed: as read off the quantiles. On the diagonal, probabilities are true."
+        note = "solid: as served; dashed: before calibration. On the diagonal, probabilities are true."
         yield figure_of("Are the probabilities true?", plots.reliability(curves, counts, title=title), note)
     curves, counts = _reliability([("alerts", rows_of(alerts, "alert_reliability"))])
     if curves:
