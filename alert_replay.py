@@ -36,6 +36,7 @@ MOST_FORECASTS: Final = 160_000  # of single servers, for all that a training en
 CALL_COST: Final = 40  # forecasting a fleet of any size costs as much as so many servers more
 _LEAST_STEPS: Final = 72  # from the first forecast to the last
 _BELIEVED: Final = 5  # alerts that are counted as their probabilities say
+_LEAST_OPEN: Final = 0.6  # of the precision asked for: the probability at which alerts open at least
 _LEAST_TRUE: Final = 3  # alerts that must have come true before a policy is taken for a good one
 
 # Policies that are tried: where alerts open, where they close as a share of that, and half an hour below that.
@@ -227,7 +228,7 @@ def choose_policy(
 
     Some more alerts than there were are counted, which come true as often as their probabilities say, so that a handful
     of true or false ones is not taken for certainty. If no policy is precise enough, the most precise ones (to a tenth)
-    will do. Equals are told apart by the lead time.
+    will do. None opens below six tenths of the target. Equals are told apart by the lead time.
 
     Parameters
     ----------
@@ -246,6 +247,7 @@ def choose_policy(
     policies = (
         AlertPolicy(open_at, round(open_at * share, 4), confirm, _RELEASE_MINUTES)
         for open_at in _OPEN_AT
+        if open_at >= _LEAST_OPEN * target  # what is improbable wakes nobody, though a few such came true by chance
         for share in _CLOSE_SHARES
         for confirm in _CONFIRM_MINUTES
     )

@@ -168,3 +168,11 @@ def test_where_no_policy_is_precise_enough_the_most_precise_one_is_chosen_and_wi
     policy, expected = choose_policy(probability, columns, events, np.ones(10), 0.95)
     assert policy is not None and expected["precision"] == pytest.approx(0.5, abs=0.05)
     assert choose_policy(np.zeros_like(probability), columns, events, np.ones(10), 0.8) == (None, {})
+
+
+def test_alerts_that_are_improbable_wake_nobody_though_a_few_came_true() -> None:
+    probability, columns, events = constructed()
+    improbable = np.where(probability == 0.8, 0.2, 0.0)  # all twelve come true, and say of themselves that few would
+    assert choose_policy(improbable, columns, events, np.ones(10), 0.8) == (None, {})
+    policy, _ = choose_policy(improbable, columns, events, np.ones(10), 0.25)
+    assert policy is not None and policy.open_at <= 0.2  # who asks for less precision is told more
