@@ -129,48 +129,6 @@ class _Pinball(torch.autograd.Function):
         return (slope * -upstream.view(-1, 1, 1)).permute(2, 3, 1, 0), None, None, None
 
 
-def attend(attention: Any, query: Tensor, keys: Tensor, mask: Tensor, *, explain: bool) -> tuple[Tensor, Tensor | None]:
-    """Interpretable multi-head attention with all heads at once; the value head is shared.
-
-    Parameters
-    ----------
-    attention : InterpretableMultiHeadAttention
-    query : Tensor, (batch, horizon, hidden)
-    keys : Tensor, (batch, steps, hidden)
-    mask : Tensor of bool, (batch or 1, horizon, steps)
-        True where a query must not look; every query may look somewhere.
-    explain : bool
-        Whether the weights are wanted: without them, torch's fused attention need not write them down.
-
-    Returns
-    -------
-    Output (batch, horizon, hidden); weights (batch, horizon, heads, steps) or None.
-    """
-    heads, width = attention.n_head, attention.d_k
-
-    def project(layers: Any, inputs: Tensor) -> Tensor:
-        weight = torch.cat([layer.weight for layer in layers])
-        bias = torch.cat([layer.bias for layer in layers])
-        return functional.linear(inputs, weight, bias).view(*inputs.shape[:2], heads, width).transpose(1, 2)
-
-    queries, places = project(attention.q_layers, query), project(attention.k_layers, keys)
-    values = attention.v_layer(keys)[:, None]
-    weights = None
-    if explain:
-        score = (queries @ places.transpose(-1, -2)) / width**0.5
-        weights = torch.softmax(score.masked_fill(mask[:, None], attention.mask_bias), dim=-1)
-        output = weights @ values  # (batch, heads, horizon, width)
-        weights = weights.transpose(1, 2)
-    else:
-        bias = queries.new_zeros(mask.shape).masked_fill_(mask, float("-inf"))[:, None]
-        output = functional.scaled_dot_product_attention(
-            queries, places, values.expand(-1, heads, -1, -1), attn_mask=bias
-        )
-    rate = attention.dropout.p
-    output = dropout(output, rate, training=attention.training).mean(dim=1)  # each head has its own dropout
-    return dropout(attention.w_h(output), rate, training=attention.training), weights
-
-
 def select_variables(
     network: Any,
     names: tuple[list[str], list[str]],
@@ -344,7 +302,7 @@ def _stacked(grns: list[Any], slope: Tensor, offset: Tensor) -> tuple[tuple[Any,
         # Layer norm of the vector x * p + q, with p and q constant: mean and variance follow from those of p and q.
         norms = [grn.resample_norm for grn in grns]
         matrix = interpolation(first.input_size, width, slope)
-        gain = torch.stack([torch.sigmoid(norm.mask) * 2.0 for norm in norms])
+        gain = torch.sigmoid(torch.stack([norm.mask for norm in norms])) * 2.0
         p, q = (slope @ matrix) * gain, (offset @ matrix) * gain
         p, q = p - p.mean(dim=-1, keepdim=True), q - q.mean(dim=-1, keepdim=True)
         variance = torch.stack([p.square().mean(dim=-1), 2 * (p * q).mean(dim=-1), q.square().mean(dim=-1)], dim=1)

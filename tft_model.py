@@ -22,8 +22,9 @@ from torch.nn import functional
 from data_contract import METRIC_COLUMNS
 from model_inputs import CATEGORICALS, ENCODER_CATEGORICALS, STATIC_CATEGORICALS
 from quantile_calibration import QuantileCalibration
+from tft_attention import attend
 from tft_features import FeatureSpec, Windows
-from tft_kernels import attend, gate_and_norm, gated, residual_network, select_variables
+from tft_kernels import gate_and_norm, gated, residual_network, select_variables
 
 # Finite in half precision, and far enough below any score that the softmax gives 0.
 _MASK_BIAS = -3e4

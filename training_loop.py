@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from data_contract import METRIC_COLUMNS, ProductError, TrainingError
 from flat_weights import flatten_weights
+from memory_reuse import freed_memory_kept
 from tft_features import FeatureSpec, Windows, softened
 from tft_kernels import pinball
 from tft_model import NetworkConfig, build_network, forecast_scaled
@@ -212,7 +213,7 @@ class Training:
         TrainingError
             If the loss is not finite, or a checkpoint cannot be saved.
         """
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), freed_memory_kept():
             # With 16-bit floats the first steps are left out until the scale of the gradients is found.
             warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
             while not self.is_done:
@@ -390,7 +391,9 @@ class Training:
             each.epoch, each.first_batch = 0, 0
         steps, checks = [], []
         state = torch.get_rng_state()
+        kept = contextlib.ExitStack()
         try:
+            kept.enter_context(freed_memory_kept())
             began = time.monotonic()
             for windows in tries[0]:
                 with processes.fabric.autocast():

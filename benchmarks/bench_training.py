@@ -1,14 +1,14 @@
 """How fast training is beside pytorch-forecasting's own, and how much sooner it is as good; both sides in one run.
 
-python benchmarks/bench_training.py          # all of it, about 8 minutes on 2 cores
-python benchmarks/bench_training.py --quick  # samples per second only, about 2 minutes
+python benchmarks/bench_training.py          # all of it, about 10 minutes on 2 cores
+python benchmarks/bench_training.py --quick  # samples per second only, about 4 minutes
 python benchmarks/bench_training.py --json   # one JSON object as the last line
 
 Both sides train a network of the same size on the training period of the default fleet (90 servers, 720 hours), in
 batches of 128 windows of 72 + 96 steps, each through its own loop: data loading, loss, gradients, clipping and
 optimiser included. What the other side is, and what was chosen for it, stands in `stock.py`.
 
-**Samples per second**: blocks of whole trainings of 8 batches take turns; medians. The library's loader has 0 or 2
+**Samples per second**: blocks of whole trainings of 32 batches take turns; medians. The library's loader has 0 or 2
 worker processes, whichever was faster in a first block each, without the start of the workers (`stock_workers`).
 
 **Time to quality**: the library trains for `--epochs` epochs of 5,120 windows; after each, its forecasts of common
@@ -96,7 +96,7 @@ class Sizes:
     hours: int = 720
     windows: int = 5_120  # per epoch
     validation: int = 512
-    block: int = 1_024  # windows per block when samples per second are measured
+    block: int = 4_096  # windows per block when samples per second are measured
     rounds: int = 5
     batch: int = BATCH
     workers: tuple[int, ...] = (0, 2)  # processes that the library's loader may have

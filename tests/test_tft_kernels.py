@@ -6,12 +6,11 @@ import pytest
 import torch
 from pytorch_forecasting.models.temporal_fusion_transformer.sub_modules import (
     GatedResidualNetwork,
-    InterpretableMultiHeadAttention,
 )
 from torch import Tensor, nn
 
 import tft_kernels
-from tft_kernels import attend, dropout, kept, pinball, select_reals
+from tft_kernels import dropout, kept, pinball, select_reals
 
 
 def test_dropout_drops_its_share_and_keeps_the_mean() -> None:
@@ -74,19 +73,6 @@ def test_dropout_within_the_selection_has_the_same_pattern_forwards_and_backward
         return select_reals(list(grns), slope, offset, values, share)
 
     assert torch.autograd.gradcheck(seeded, (values,))
-
-
-@pytest.mark.parametrize("heads", [1, 4])
-def test_attention_is_the_same_whether_it_explains_itself_or_not(heads: int) -> None:
-    torch.manual_seed(0)
-    attention = InterpretableMultiHeadAttention(heads, 16).eval()
-    keys, mask = torch.randn(3, 20, 16), torch.ones(12, 20, dtype=torch.bool).triu(8).expand(3, -1, -1)
-    explained, weights = attend(attention, keys[:, 8:], keys, mask, explain=True)
-    plain, nothing = attend(attention, keys[:, 8:], keys, mask, explain=False)
-    assert nothing is None and weights is not None and weights.shape == (3, 12, heads, 20)
-    torch.testing.assert_close(plain, explained, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(weights.sum(dim=-1), torch.ones(3, 12, heads))
-    assert (weights.transpose(1, 2)[:, :, mask[0]] == 0).all()
 
 
 def test_missing_labels_have_no_part_in_the_loss_and_windows_count_by_their_weight() -> None:
