@@ -1,6 +1,6 @@
 """How fast training is beside pytorch-forecasting's own, and how much sooner it is as good; both sides in one run.
 
-python benchmarks/bench_training.py          # all of it, about 10 minutes on 2 cores
+python benchmarks/bench_training.py          # all of it, about 8 minutes on 2 cores
 python benchmarks/bench_training.py --quick  # samples per second only, about 4 minutes
 python benchmarks/bench_training.py --json   # one JSON object as the last line
 
