@@ -28,11 +28,16 @@ _ABANDONED_SECONDS = 60.0  # work is locked well within this time after it was b
 
 
 @contextlib.contextmanager
-def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
+def atomic_path(target: str | os.PathLike[str], mode: int | None = None) -> Iterator[Path]:
     """Give a path beside `target` to write to; it takes `target`'s place only when the block ends without an error.
 
     The data is flushed to disk before the rename, so that after a crash or a full disk either the old or the new file
     is there, whole. What runs that were killed have left of it is removed.
+
+    Parameters
+    ----------
+    mode : int, optional
+        Permissions of the file, for what only its owner may read; those that the umask leaves if left out.
 
     Raises
     ------
@@ -56,7 +61,7 @@ def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
             os.fsync(stream.fileno())
         umask = os.umask(0)
         os.umask(umask)
-        partial.chmod(0o666 & ~umask)  # mkstemp makes files that only their owner may read
+        partial.chmod(0o666 & ~umask if mode is None else mode)  # mkstemp: only the owner may read it
         partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)
@@ -270,7 +275,10 @@ def configure_logging(level: str = "INFO", *, json_lines: bool = False) -> None:
     renderer: Any = (
         structlog.processors.JSONRenderer()
         if json_lines
-        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty() and "NO_COLOR" not in os.environ)
+        else structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty() and "NO_COLOR" not in os.environ,
+            exception_formatter=structlog.dev.plain_traceback,  # the usual one prints local variables: keys, too
+        )
     )
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],

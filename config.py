@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -35,6 +35,9 @@ _NO_SETTINGS = (
     "TFT_PROMETHEUS_USER",
     "TFT_PROMETHEUS_PASSWORD",
 )
+
+
+_SECRETS = frozenset({"api_key"})
 
 
 class Settings(BaseSettings):
@@ -119,10 +122,20 @@ class Settings(BaseSettings):
     history_keep_days: int = Field(30, ge=2, le=3650, description="days kept on disk before the newest row")
     offline_after_minutes: float = Field(60.0, ge=5, description="a server silent for longer than the rest is offline")
     model_check_seconds: float = Field(5.0, ge=0.1, le=3600, description="how often the model folder is looked at")
-    allow_open_bind: bool = Field(False, description="let the daemon listen beyond loopback, to anyone who reaches it")
+    allow_open_bind: bool = Field(False, description="let the daemon listen beyond loopback without asking for keys")
+    api_keys_file: Path = Field(
+        Path("api_keys.json"), description="hashed API keys; without this file none is asked for"
+    )
+    wrong_keys_per_minute: int = Field(30, ge=1, description="wrong API keys per minute and address before 429")
+    tls_cert: Path | None = Field(None, description="certificate chain (PEM) with which the daemon speaks HTTPS")
+    tls_key: Path | None = Field(None, description="private key (PEM) of tls_cert, without a passphrase")
 
     # Dashboard
     daemon_url: str = Field("http://127.0.0.1:8000", description="where the dashboard and `status` look for the daemon")
+    api_key: SecretStr | None = Field(
+        None,
+        description="key that the dashboard, `status` and `--stream` send to the daemon; from the environment alone",
+    )
     dashboard_port: int = Field(8501, ge=0, le=65535, description="TCP port of the dashboard")
     refresh_seconds: float = Field(15.0, ge=1, le=3600, description="seconds between refreshes of the dashboard")
     request_timeout_seconds: float = Field(5.0, gt=0, le=120, description="longest wait for an answer of the daemon")
@@ -130,6 +143,14 @@ class Settings(BaseSettings):
     # Logs
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="least level that is logged")
     log_json: bool = Field(False, description="write logs as JSON lines")
+
+    @field_validator("api_key")
+    @classmethod
+    def _fits_a_header(cls, key: SecretStr | None) -> SecretStr | None:
+        text = "" if key is None else key.get_secret_value().strip()
+        if not all("!" <= character <= "~" for character in text) or len(text) > 200:
+            raise ValueError("it is no API key: one has letters, digits, - and _ alone")
+        return SecretStr(text) if text else None
 
     @model_validator(mode="after")
     def _no_contradictions(self) -> Settings:
@@ -148,6 +169,8 @@ class Settings(BaseSettings):
         for profile, thresholds in self.profile_thresholds.items():
             if profile not in VALID_PROFILES or not set(thresholds) <= set(METRIC_COLUMNS):
                 raise ValueError(f"profile_thresholds.{profile} names a profile or metric that the contract lacks")
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("tls_cert and tls_key belong together: set both, or neither")
         if self.history_keep_days * 24 < self.history_hours:
             raise ValueError(f"history_keep_days ({self.history_keep_days}) must cover history_hours")
         return self
@@ -167,7 +190,22 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Flags over environment over file; no `.env` and no secrets folder."""
         del dotenv_settings, file_secret_settings
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, config_file())
+        return init_settings, env_settings, _SettingsFile(settings_cls, config_file())
+
+
+class _SettingsFile(TomlConfigSettingsSource):
+    """The settings file, in which no secret may stand: it is copied, shown and committed too easily."""
+
+    def __call__(self) -> dict[str, Any]:
+        found = super().__call__()
+        for name in _SECRETS & found.keys():
+            raise SettingsError(f"{name} is a secret and must not stand in a file; set TFT_{name.upper()} instead")
+        return found
+
+
+def key_headers(api_key: SecretStr | None) -> dict[str, str]:
+    """Headers with which a program of ours tells the daemon who it is; none without a key."""
+    return {} if api_key is None else {"Authorization": f"Bearer {api_key.get_secret_value()}"}
 
 
 def default_threshold(metric: str, profile: str) -> float:

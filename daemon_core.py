@@ -231,6 +231,12 @@ class Daemon:
         """Whether there is a model to forecast with."""
         return self._loop.model is not None
 
+    @property
+    def open_alerts(self) -> int | None:
+        """Number of open alerts, None while there are no forecasts."""
+        published = self._loop.published
+        return None if published is None else published.alert_count
+
     def require_ready(self) -> None:
         """Raise the 503 that says why forecasts cannot be asked for, if they cannot."""
         if not self._is_open:

@@ -136,17 +136,28 @@ def as_request_error(error: ProductError) -> RequestError:
     return RequestError(status, kind, error.what, why=error.why, fix=error.fix, document=error.document)
 
 
+def no_route(method: str, path: str, allowed: str | None = None) -> RequestError:
+    """404, or 405 where the path allows other methods."""
+    asked = f"{method} {shorten(path)}"
+    return RequestError(
+        404 if allowed is None else 405,
+        "no-such-route" if allowed is None else "wrong-method",
+        f"There is no {asked}." if allowed is None else f"There is no {asked}; this path allows {allowed}.",
+        why="The request reached the daemon but nothing that could answer it.",
+        fix="Check the address; all routes are listed under /docs and in the document.",
+        headers=None if allowed is None else {"Allow": allowed},
+    )
+
+
 def _from_http(request: Request, error: HTTPException) -> RequestError:
     """404 and 405 for what is no route."""
-    asked = f"{request.method} {shorten(request.url.path)}"
-    kind, what = {
-        404: ("no-such-route", f"There is no {asked}."),
-        405: ("wrong-method", f"There is no {asked}; this path allows {error.headers and error.headers.get('Allow')}."),
-    }.get(error.status_code, (HTTPStatus(error.status_code).phrase.lower().replace(" ", "-"), str(error.detail)))
+    if error.status_code in {404, 405}:
+        allowed = (error.headers or {}).get("Allow", "other methods") if error.status_code == 405 else None
+        return no_route(request.method, request.url.path, allowed)
     return RequestError(
         error.status_code,
-        kind,
-        what,
+        HTTPStatus(error.status_code).phrase.lower().replace(" ", "-"),
+        str(error.detail),
         why="The request reached the daemon but nothing that could answer it.",
         fix="Check the address; all routes are listed under /docs and in the document.",
         headers=error.headers,

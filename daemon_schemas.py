@@ -310,6 +310,14 @@ class RiskSettings(Answer):
     offline_after_minutes: float
 
 
+class AccessStatus(Answer):
+    """Whether API keys are asked for; `problem` says why a changed file of keys is not in force."""
+
+    keys_required: bool
+    active_keys: int
+    problem: ErrorParts | None
+
+
 class Status(Answer):
     """Everything about the daemon at a glance."""
 
@@ -330,6 +338,7 @@ class Status(Answer):
     stale: bool
     forecasts: ForecastStatus
     ingest: IngestStatus
+    access: AccessStatus
     settings: RiskSettings
 
 

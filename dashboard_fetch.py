@@ -12,8 +12,10 @@ from typing import Any, Protocol
 from urllib.parse import quote, urlsplit
 
 import httpx2
+from pydantic import SecretStr
 
 from common_utils import utc_now
+from config import key_headers
 from dashboard_answers import (
     DASHBOARD_DOCUMENT,
     AlertsAnswer,
@@ -57,8 +59,13 @@ class Client(Protocol):
         """Ask for a path."""
 
 
-def open_client(base_url: str, timeout_seconds: float) -> httpx2.Client:
+def open_client(base_url: str, timeout_seconds: float, api_key: SecretStr | None = None) -> httpx2.Client:
     """Client with kept-alive connections to the daemon; safe to share between threads.
+
+    Parameters
+    ----------
+    api_key : SecretStr, optional
+        Key that every request brings.
 
     Raises
     ------
@@ -71,7 +78,7 @@ def open_client(base_url: str, timeout_seconds: float) -> httpx2.Client:
     return httpx2.Client(
         base_url=base_url,
         timeout=timeout_seconds,
-        headers={"Accept": "application/json", "User-Agent": "tft-dashboard"},
+        headers={"Accept": "application/json", "User-Agent": "tft-dashboard", **key_headers(api_key)},
         trust_env=not _is_loopback(parts.hostname),  # a proxy of the environment cannot reach this machine's loopback
     )
 
@@ -190,7 +197,7 @@ def _refusal(address: str, path: str, status_code: int, body: Any) -> Problem:
             "unauthorised",
             what or f"The daemon at {address} refused access to {path} (HTTP {status_code}).",
             why or "Only those whom the daemon's operator lets in may read forecasts.",
-            fix or "Ask the operator for access to the daemon.",
+            fix or "Set TFT_API_KEY to a key of the daemon's, which its operator makes, and start the dashboard again.",
             document,
         )
     if status_code == 429:

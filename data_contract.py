@@ -191,6 +191,7 @@ def shorten(items: object, limit: int = 6) -> str:
 #   BacktestError (ValueError)      forecasts cannot be judged, or could only be judged unfairly
 #   ConfigurationError (ValueError) a setting is wrong
 #   DaemonError (RuntimeError)      the daemon cannot start or cannot be reached
+#   ApiKeyError (ValueError)        an API key, or the file of them, cannot be used
 #   UnknownServerIdError (KeyError) an id that no server of the mapping has
 
 
@@ -291,6 +292,12 @@ class DaemonError(ProductError, RuntimeError):
     """A daemon that cannot start or cannot be reached."""
 
     document = "QUICK_START.md"
+
+
+class ApiKeyError(ProductError, ValueError):
+    """An API key, or the file of them, that cannot be used."""
+
+    document = "Docs/DAEMON.md"
 
 
 class UnknownServerIdError(ProductError, KeyError):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta, timezone
 from itertools import pairwise
@@ -124,6 +124,7 @@ def stream(
     on_event: OnEvent | None = None,
     *,
     warmup_hours: float = 48.0,
+    headers: Mapping[str, str] | None = None,
 ) -> StreamResult:
     """Let the fleet of a folder live on and post its rows to `POST {url}/ingest` until Ctrl-C.
 
@@ -148,6 +149,8 @@ def stream(
         Called with every `StreamEvent`.
     warmup_hours : float
         Hours before the beginning that are posted first.
+    headers : mapping, optional
+        Sent with every request: the key that the daemon asks for.
 
     Returns
     -------
@@ -182,7 +185,7 @@ def stream(
     )
     result = StreamResult()
     try:
-        with _Poster(url, tell, result) as poster:
+        with _Poster(url, tell, result, headers or {}) as poster:
             for steps in _when_due(_steps(tables), begin, speed):
                 poster.post(steps)
     except KeyboardInterrupt:
@@ -254,7 +257,8 @@ class _Away(Exception):  # noqa: N818 - no error: the daemon is asked again
 class _Poster:
     """Posts rows until they are acknowledged."""
 
-    def __init__(self, url: str, tell: OnEvent, result: StreamResult) -> None:
+    def __init__(self, url: str, tell: OnEvent, result: StreamResult, headers: Mapping[str, str]) -> None:
+        self._headers = dict(headers)
         self._url = f"{url.rstrip('/')}/ingest"
         self._tell = tell
         self._result = result
@@ -263,7 +267,7 @@ class _Poster:
     def __enter__(self) -> _Poster:
         import httpx2
 
-        self._client = httpx2.Client(timeout=_TIMEOUT_SECONDS, trust_env=False)
+        self._client = httpx2.Client(timeout=_TIMEOUT_SECONDS, trust_env=False, headers=self._headers)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -336,16 +340,21 @@ class _Poster:
             answer = None
         if response.status_code != 200:
             what = answer.get("what") or answer.get("detail") if isinstance(answer, dict) else None
-            raise self._refused(f"it answers {response.status_code}: {what or response.reason_phrase}")
+            raise self._refused(
+                f"it answers {response.status_code}: {what or response.reason_phrase}",
+                "Set TFT_API_KEY to a key of scope write; `python main.py keys create --scope write` makes one."
+                if response.status_code in {401, 403}
+                else None,
+            )
         if not isinstance(answer, dict) or not isinstance(answer.get("accepted"), int):
             raise self._refused("something else than the daemon answers there")
         return answer
 
-    def _refused(self, reason: str) -> DaemonError:
+    def _refused(self, reason: str, fix: str | None = None) -> DaemonError:
         return DaemonError(
             f"The stream cannot be posted to {self._url}: {reason}.",
             why="Rows that the daemon does not store are not there when it makes forecasts.",
-            fix="Check --url, this machine's clock and the daemon's log; start one with `python main.py serve`.",
+            fix=fix or "Check --url, this machine's clock and the daemon's log; start one with `python main.py serve`.",
         )
 
 

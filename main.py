@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
@@ -70,10 +70,10 @@ app = typer.Typer(
 Body = TypeVar("Body", bound=Callable[..., None])
 
 
-def command(name: str, document: str, *examples: str) -> Callable[[Body], Body]:
+def command(name: str, document: str, *examples: str, group: typer.Typer = app) -> Callable[[Body], Body]:
     """Register a command whose help ends with examples and the document that explains it."""
     lines = ["[bold]Examples[/bold]", *(f"  [cyan]{example}[/cyan]" for example in examples), f"\nMore: {document}"]
-    return app.command(name, cls=Command, epilog="\n".join(lines), context_settings=HELP_FLAGS)
+    return group.command(name, cls=Command, epilog="\n".join(lines), context_settings=HELP_FLAGS)
 
 
 def main() -> None:
@@ -272,7 +272,18 @@ def _stream(
         if not as_json:
             print(f"{iso_z(utc_now().replace(microsecond=0))} {event.message}", file=sys.stderr, flush=True)
 
-    result = replay(settings.data_dir, settings.daemon_url, speed, scenario, hours, tell, warmup_hours=warmup_hours)
+    from config import key_headers
+
+    result = replay(
+        settings.data_dir,
+        settings.daemon_url,
+        speed,
+        scenario,
+        hours,
+        tell,
+        warmup_hours=warmup_hours,
+        headers=key_headers(settings.api_key),
+    )
     if as_json:
         show_json(result.as_dict())
     if result.interrupted:
@@ -869,14 +880,123 @@ def serve(
             "--history-dir", help="Where accepted rows are kept.", show_default="setting history_dir, ./history/"
         ),
     ] = None,
+    tls_cert: Annotated[
+        Path | None,
+        typer.Option(
+            "--tls-cert", help="Certificate chain (PEM) to speak HTTPS with.", show_default="setting tls_cert"
+        ),
+    ] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option("--tls-key", help="Its private key (PEM).", show_default="setting tls_key")
+    ] = None,
 ) -> None:
     """Start the daemon: rows in over HTTP, forecasts and alerts out. Ctrl-C stops it cleanly."""
     from tft_inference import serve as run_daemon
 
     del daemon  # the owner's command names it; there is no other way to run
-    settings = _settings(daemon_host=host, daemon_port=port, history_dir=history_dir)
+    settings = _settings(
+        daemon_host=host, daemon_port=port, history_dir=history_dir, tls_cert=tls_cert, tls_key=tls_key
+    )
     model_dir = model_dir or settings.models_dir / "latest"
     run_daemon(settings, model_dir, settings.daemon_host, settings.daemon_port, data)
+
+
+keys_app = typer.Typer(
+    help="Say who may ask the daemon: make, list and revoke API keys. Without any, everybody on this machine may, and "
+    "nobody else.",
+    epilog="More: Docs/DAEMON.md",
+    no_args_is_help=True,
+    context_settings=HELP_FLAGS,
+    rich_markup_mode="rich",
+)
+app.add_typer(keys_app, name="keys")
+
+
+@command(
+    "create",
+    "Docs/DAEMON.md",
+    "python main.py keys create --name dashboard --scope read",
+    "python main.py keys create --name prometheus --scope write --expires 90d",
+    'curl -H "Authorization: Bearer $TFT_API_KEY" http://127.0.0.1:8000/status',
+    group=keys_app,
+)
+def keys_create(
+    name: Annotated[str, typer.Option(help="Who will use it; to know which one to revoke.")],
+    scope: Annotated[
+        Literal["read", "write", "admin"],
+        typer.Option(help="read: every GET; write: rows, acknowledgements, too; admin: the model, too."),
+    ] = "read",
+    expires: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Valid for 90d, 12h or 30m.", show_default="until revoked")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Make a key and show it, this once. A running daemon knows it within a second.
+
+    The first key closes the daemon: from then on nobody is let in without one.
+    """
+    from api_keys import create_key
+
+    path = _settings().api_keys_file
+    key, stored = create_key(path, name, scope, None if expires is None else _duration(expires, "--expires"))
+    if as_json:
+        show_json({"key": key, **stored.as_dict(), "file": str(path)})
+        return
+    print(key)
+    until = "until it is revoked" if stored.expires is None else f"until {stored.as_dict()['expires']}"
+    print(
+        f"\nThis is the key of {name}, scope {scope}, valid {until}. It is not kept and cannot be shown again.\n"
+        f"Send it as `Authorization: Bearer <key>`; our own programs take it from TFT_API_KEY.\n"
+        f"To revoke it: python main.py keys revoke {stored.id}",
+        file=sys.stderr,
+    )
+
+
+@command("list", "Docs/DAEMON.md", "python main.py keys list", group=keys_app)
+def keys_list(as_json: Json = False) -> None:
+    """List the keys: id, name, scope, state and times. What a key reads like, nobody knows any more."""
+    from api_keys import list_keys
+
+    path = _settings().api_keys_file
+    keys = [key.as_dict() for key in list_keys(path)]
+    if as_json:
+        show_json({"file": str(path), "keys": keys})
+        return
+    if not keys:
+        print(f"There are no keys in {path}: the daemon lets in everybody on its machine, and nobody else.")
+        return
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table("id", "name", "scope", "state", "created", "ends", box=None, pad_edge=False)
+    for key in keys:
+        ends = key["revoked"] or key["expires"] or "never"
+        times = (text.replace("T", " ").removesuffix(":00Z").removesuffix("Z") for text in (key["created"], ends))
+        table.add_row(key["id"], escape(key["name"]), key["scope"], key["state"], *times)
+    _stdout().print(table)
+
+
+@command("revoke", "Docs/DAEMON.md", "python main.py keys revoke 0f3a52c19b7e", group=keys_app)
+def keys_revoke(
+    key_id: Annotated[str, typer.Argument(metavar="ID", help="Id of the key, as `keys list` shows it.")],
+    as_json: Json = False,
+) -> None:
+    """Revoke a key for good. A running daemon refuses it within a second; nothing needs to be restarted."""
+    from api_keys import revoke_key
+
+    stored = revoke_key(_settings().api_keys_file, key_id)
+    if as_json:
+        show_json(stored.as_dict())
+    else:
+        _done(f"Revoked: {stored.name} ({stored.scope})", stored.id)
+
+
+def _duration(text: str, flag: str) -> timedelta:
+    """Time of `90d`, `12h` or `30m`."""
+    found = re.fullmatch(r"\s*(\d{1,6})\s*(d|h|m)\s*", text.lower())
+    if found is None:
+        raise typer.BadParameter(f"{text!r} is no time such as 90d, 12h or 30m.", param_hint=flag)
+    return timedelta(**{{"d": "days", "h": "hours", "m": "minutes"}[found[2]]: int(found[1])})
 
 
 @command(

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 import streamlit as st
+from pydantic import SecretStr
 
 from config import Settings, get_settings
 from dashboard_answers import Problem, Snapshot
@@ -41,9 +42,9 @@ _WITH_ALERTS = frozenset({"overview", "top", "advanced"})
 
 
 @st.cache_resource(show_spinner=False)
-def _shared_client(base_url: str, timeout_seconds: float) -> Client:
+def _shared_client(base_url: str, timeout_seconds: float, _api_key: SecretStr | None) -> Client:
     """One client for all viewers, so that connections to the daemon are reused."""
-    return open_client(base_url, timeout_seconds)
+    return open_client(base_url, timeout_seconds, _api_key)
 
 
 def _view() -> View:
@@ -87,7 +88,7 @@ def main(client: Client | None = None, settings: Settings | None = None) -> None
         _choose("Panel", "panel", PANELS, PANELS, view.panel, label_visibility="collapsed")
     try:
         settings = settings or get_settings()
-        client = client or _shared_client(settings.daemon_url, settings.request_timeout_seconds)
+        client = client or _shared_client(settings.daemon_url, settings.request_timeout_seconds, settings.api_key)
     except ConfigurationError as error:
         render_problem(Problem("failed", error.what, error.why, error.fix, error.document))
         return

@@ -10,7 +10,7 @@ import contextlib
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from rich.markup import escape
 
 from child_processes import ChildProcesses, ended_by_signals, next_free_port, port_is_free
 from common_utils import read_json
-from config import Settings
+from config import Settings, key_headers
 from data_contract import DATA_FILE, DATA_INFO, SERVER_MAPPING, DaemonError, DataFileError, profile_for_name
 from tft_predict import show_forecasts
 
@@ -65,6 +65,14 @@ def run_demo(
         If a part cannot be started, ends by itself, or if a check fails; everything is stopped then.
     """
     began = time.monotonic()
+    if settings.api_keys_file.exists() and settings.api_key is None:
+        raise DaemonError(
+            f"The demo's daemon would ask for an API key of {settings.api_keys_file}, and the demo has none.",
+            why="It sends rows, reads forecasts and shows the dashboard, all of which take a key then.",
+            fix="Set TFT_API_KEY to a key of scope write, or run the demo in a folder without that file.",
+            document="Docs/DAEMON.md",
+        )
+    headers = key_headers(settings.api_key)
     with ended_by_signals(), ChildProcesses(LOGS) as children:
         daemon_port = _port(port, settings.daemon_port, "daemon", console)
         page_port = _port(dashboard_port, settings.dashboard_port, "dashboard", console)
@@ -81,7 +89,7 @@ def run_demo(
             tell(daemon_url)
         with _stage(console, "Live replay") as tell:
             children.start("replay", replay_command(settings, daemon_url))
-            _wait(children, lambda: _is_fed(daemon_url), FORECAST_SECONDS, "the live replay")
+            _wait(children, lambda: _is_fed(daemon_url, headers), FORECAST_SECONDS, "the live replay")
             tell("posts each step of the fleet as it happens")
         with _stage(console, "Dashboard") as tell:
             environment = {"TFT_DAEMON_URL": daemon_url}
@@ -89,7 +97,9 @@ def run_demo(
             _wait(children, lambda: _answers(f"{dashboard_url}/_stcore/health"), DASHBOARD_SECONDS, "the dashboard")
             tell(dashboard_url)
         with _stage(console, "Forecasts") as tell:
-            answer = _wait(children, lambda: _forecasts(daemon_url, fleet), FORECAST_SECONDS, "forecasts of the fleet")
+            answer = _wait(
+                children, lambda: _forecasts(daemon_url, fleet, headers), FORECAST_SECONDS, "forecasts of the fleet"
+            )
             tell(f"{answer['count']} servers")
         console.print()
         show_forecasts(answer, console, settings, limit=8)
@@ -97,7 +107,7 @@ def run_demo(
         console.print(f"[bold]Daemon[/bold]     {daemon_url}/predictions/current", highlight=False)
         console.print(f"Ready after {time.monotonic() - began:.0f} s. What the parts print is in {LOGS}/.", style="dim")
         if check:
-            _verify(daemon_url, dashboard_url, fleet, console)
+            _verify(daemon_url, dashboard_url, fleet, headers, console)
         else:
             console.print("Ctrl-C stops everything.")
             while True:
@@ -208,10 +218,10 @@ def _wait(children: ChildProcesses, ready: Callable[[], Any], seconds: float, wh
         time.sleep(0.2)
 
 
-def _ask(url: str) -> Any:
+def _ask(url: str, headers: Mapping[str, str]) -> Any:
     """JSON of a GET, None while there is no good answer."""
     try:
-        response = httpx2.get(url, timeout=10, trust_env=False)
+        response = httpx2.get(url, timeout=10, trust_env=False, headers=dict(headers))
         return response.json() if response.status_code == 200 else None
     except (httpx2.HTTPError, ValueError):
         return None
@@ -223,13 +233,13 @@ def _answers(url: str) -> bool:
     return False
 
 
-def _is_fed(daemon_url: str) -> bool:
-    status = _ask(f"{daemon_url}/status")
+def _is_fed(daemon_url: str, headers: Mapping[str, str]) -> bool:
+    status = _ask(f"{daemon_url}/status", headers)
     return bool(status and status["ingest"]["accepted"] + status["ingest"]["duplicates"])
 
 
-def _forecasts(daemon_url: str, fleet: Fleet) -> Any:
-    answer = _ask(f"{daemon_url}/predictions/current")
+def _forecasts(daemon_url: str, fleet: Fleet, headers: Mapping[str, str]) -> Any:
+    answer = _ask(f"{daemon_url}/predictions/current", headers)
     if (
         answer
         and not answer["stale"]
@@ -271,7 +281,7 @@ def _stage(console: Console, name: str) -> Iterator[Callable[..., None]]:
     console.print(f"  [green]✓[/green] {escape(told[0])}  [dim]{took:.1f} s[/dim]", highlight=False, soft_wrap=True)
 
 
-def _verify(daemon_url: str, dashboard_url: str, fleet: Fleet, console: Console) -> None:
+def _verify(daemon_url: str, dashboard_url: str, fleet: Fleet, headers: Mapping[str, str], console: Console) -> None:
     from tft_demo_check import run_checks
 
     def say(name: str, wrong: str | None) -> None:
@@ -281,7 +291,7 @@ def _verify(daemon_url: str, dashboard_url: str, fleet: Fleet, console: Console)
         )
 
     console.print("[bold]Checks[/bold] …")
-    failures = run_checks(daemon_url, dashboard_url, fleet.profiles, say)
+    failures = run_checks(daemon_url, dashboard_url, fleet.profiles, say, headers)
     if failures:
         raise DaemonError(
             f"{len(failures)} check(s) failed:\n" + "\n".join(f"    - {failure}" for failure in failures),

@@ -42,7 +42,11 @@ class CheckError(Exception):
 
 
 def run_checks(
-    daemon_url: str, dashboard_url: str, fleet: Mapping[str, str], say: Callable[[str, str | None], None]
+    daemon_url: str,
+    dashboard_url: str,
+    fleet: Mapping[str, str],
+    say: Callable[[str, str | None], None],
+    headers: Mapping[str, str] | None = None,
 ) -> list[str]:
     """Run all checks, also after one has failed.
 
@@ -54,6 +58,8 @@ def run_checks(
         Name → profile of all servers that must have a forecast.
     say : callable
         Receives the name of each check and None, or what was wrong.
+    headers : mapping, optional
+        Sent to the daemon with every request: the key that it asks for.
 
     Returns
     -------
@@ -61,7 +67,7 @@ def run_checks(
         What was wrong, empty when all is well.
     """
     failures = []
-    with httpx2.Client(base_url=daemon_url, timeout=20, trust_env=False) as daemon:
+    with httpx2.Client(base_url=daemon_url, timeout=20, trust_env=False, headers=dict(headers or {})) as daemon:
         checks: list[tuple[str, Callable[[], None]]] = [
             (f"forecasts of all {len(fleet)} servers in the owner's format", lambda: check_predictions(daemon, fleet)),
             ("one server's path over 8 hours", lambda: check_path(daemon, min(fleet))),

@@ -15,6 +15,7 @@ import ipaddress
 import os
 import signal
 import socket
+import ssl
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -26,12 +27,16 @@ import structlog
 import uvicorn
 from fastapi import FastAPI, Query, Request, Response, WebSocket
 
+import daemon_docs
 import daemon_schemas as schemas
+from api_keys import KeyRing
 from common_utils import configure_logging
 from config import Settings
 from daemon_answers import ReadyAnswer, accepts_gzip, to_json
 from daemon_core import MAX_HISTORY_HOURS, Daemon
-from daemon_gate import Gate
+from daemon_gate import Gate, Limits
+from daemon_metrics import DaemonMetrics
+from daemon_policy import describe
 from daemon_problems import DAEMON_DOCUMENT, RequestError, install_problem_handlers
 from daemon_schemas import problems
 from data_contract import DaemonError, ProductError
@@ -45,7 +50,7 @@ _SWITCH_SECONDS = 0.0002  # how long a busy worker thread may keep the event loo
 
 
 # -------------------------------------------------------------------------------------------------------------- the app
-def create_app(settings: Settings, model_dir: Path, data: Path | None = None) -> FastAPI:
+def create_app(settings: Settings, model_dir: Path, data: Path | None = None, keys: KeyRing | None = None) -> FastAPI:
     """Make the daemon's web application; it opens store and model when it starts and closes them when it ends.
 
     Parameters
@@ -56,8 +61,16 @@ def create_app(settings: Settings, model_dir: Path, data: Path | None = None) ->
         one appears; one that is there and cannot be used keeps the daemon from starting.
     data : Path, optional
         Contract Parquet whose newest hours are taken in at the start.
+    keys : KeyRing, optional
+        Who may ask; those of the settings' file if left out.
     """
     daemon = Daemon(settings, model_dir, data)
+    keys = keys or open_keys(settings)
+
+    def status() -> dict[str, Any]:
+        return {**daemon.status(), "access": keys.as_dict()}
+
+    metrics = DaemonMetrics(status, lambda: daemon.open_alerts)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -76,17 +89,49 @@ def create_app(settings: Settings, model_dir: Path, data: Path | None = None) ->
         description="Forecasts of every server's CPU, memory, disk I/O and latency, 30 minutes to 8 hours ahead.",
         lifespan=lifespan,
         redirect_slashes=False,
+        docs_url=None,  # `daemon_docs` has it, without other people's servers
+        redoc_url=None,
+        root_path_in_servers=False,
     )
     app.state.daemon = daemon
-    app.add_middleware(Gate, requests_per_second=settings.rate_limit_per_second)
+    limits = Limits(settings.rate_limit_per_second, settings.wrong_keys_per_minute)
+    app.add_middleware(Gate, limits=limits, keys=keys, observe=metrics.observe)
     install_problem_handlers(app)
-    _add_operation_routes(app, daemon)
+    app.include_router(daemon_docs.router)
+    _add_operation_routes(app, daemon, status, metrics)
     _add_prediction_routes(app, daemon)
     _add_data_routes(app, daemon)
+    _describe_policy(app)
     return app
 
 
-def _add_operation_routes(app: FastAPI, daemon: Daemon) -> None:
+def open_keys(settings: Settings) -> KeyRing:
+    """The API keys of the settings' file; one that somebody has named must be there.
+
+    Raises
+    ------
+    ApiKeyError
+        If the file cannot be used.
+    """
+    return KeyRing(settings.api_keys_file, required="api_keys_file" in settings.model_fields_set)
+
+
+def _describe_policy(app: FastAPI) -> None:
+    """Have the OpenAPI description say who may use which route."""
+    plain = app.openapi
+
+    def described() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            describe(plain())  # which keeps what it gives
+        assert app.openapi_schema is not None
+        return app.openapi_schema
+
+    app.openapi = described  # type: ignore[method-assign]
+
+
+def _add_operation_routes(
+    app: FastAPI, daemon: Daemon, status_of: Callable[[], dict[str, Any]], metrics: DaemonMetrics
+) -> None:
     @app.get("/health", response_model=schemas.Health, tags=["operation"])
     async def health() -> Response:
         """Whether the daemon runs, and whether it can forecast."""
@@ -106,7 +151,17 @@ def _add_operation_routes(app: FastAPI, daemon: Daemon) -> None:
     @app.get("/status", response_model=schemas.Status, tags=["operation"])
     async def status() -> Response:
         """Model, data, forecasts and counters at a glance."""
-        return _json(daemon.status())
+        return _json(status_of())
+
+    text = {"text/plain": {"schema": {"type": "string"}, "example": "tft_servers 90.0\n"}}
+
+    @app.get(
+        "/metrics", response_class=Response, tags=["operation"], responses={200: {"description": "", "content": text}}
+    )
+    async def metrics_of_daemon(request: Request) -> Response:
+        """How the daemon itself does, for a Prometheus: requests, forecasts, rows, model, process."""
+        content, media_type = metrics.render(request.headers.get("accept", ""))
+        return Response(content, headers={"Content-Type": media_type})
 
 
 def _add_prediction_routes(app: FastAPI, daemon: Daemon) -> None:
@@ -241,16 +296,18 @@ def serve(settings: Settings, model_dir: Path, host: str, port: int, data: Path 
     # One core is left to the requests. torch reads this when it is imported; with as many threads as cores, both sides
     # wait for each other: measured on 2 cores under load, the forecasts took 4 times as long, and so did the answers.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 2) - 1)))
+    _check_tls(settings)
+    keys = open_keys(settings)
     with (
         _graceful_signals() as stop,
         contextlib.suppress(_StoppedError),
-        _bound_socket(settings, host, port) as listener,
+        _bound_socket(host, port, may_be_open=keys.protects or settings.allow_open_bind) as listener,
     ):
-        app = create_app(settings, model_dir, data)
+        app = create_app(settings, model_dir, data, keys)
         daemon: Daemon = app.state.daemon
         try:
             daemon.open()
-            address = _url(host, listener.getsockname()[1])
+            address = _url(host, listener.getsockname()[1], secure=settings.tls_cert is not None)
             server = _Server(
                 uvicorn.Config(
                     app,
@@ -262,6 +319,8 @@ def serve(settings: Settings, model_dir: Path, host: str, port: int, data: Path 
                     ws_max_size=_MAX_MESSAGE_BYTES,
                     ws_per_message_deflate=False,  # compressing for each client would hold up all
                     timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
+                    ssl_certfile=settings.tls_cert,
+                    ssl_keyfile=settings.tls_key,
                 ),
                 lambda: _announce(daemon, address),
             )
@@ -325,7 +384,7 @@ def _announce(daemon: Daemon, address: str) -> None:
 
 
 @contextlib.contextmanager
-def _bound_socket(settings: Settings, host: str, port: int) -> Iterator[socket.socket]:
+def _bound_socket(host: str, port: int, *, may_be_open: bool) -> Iterator[socket.socket]:
     """Socket bound to the address, or an error that says why not."""
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
@@ -333,12 +392,12 @@ def _bound_socket(settings: Settings, host: str, port: int) -> Iterator[socket.s
     except OSError as error:
         raise _cannot_listen(host, port, error) from error
     with listener:
-        if not ipaddress.ip_address(address[0]).is_loopback and not settings.allow_open_bind:
+        if not ipaddress.ip_address(address[0]).is_loopback and not may_be_open:
             raise DaemonError(
-                f"{host} can be reached from other machines, and the daemon asks nobody for a key.",
+                f"{host} can be reached from other machines, and there are no API keys to ask for.",
                 why="Whoever reaches it could read every forecast and post false measurements.",
-                fix="Leave --host at 127.0.0.1 and put a proxy with authentication before it, or set "
-                "TFT_ALLOW_OPEN_BIND=true in a network that you trust.",
+                fix="Make a key with `python main.py keys create --name NAME --scope admin`, then start the daemon "
+                "again. TFT_ALLOW_OPEN_BIND=true lets everybody in instead, in a network that you trust.",
                 document=DAEMON_DOCUMENT,
             )
         try:
@@ -358,8 +417,32 @@ def _cannot_listen(host: str, port: int, error: OSError) -> DaemonError:
     )
 
 
-def _url(host: str, port: int) -> str:
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+def _check_tls(settings: Settings) -> None:
+    """Refuse a certificate or key that cannot be used, before anything is opened.
+
+    Raises
+    ------
+    DaemonError
+    """
+    if settings.tls_cert is None or settings.tls_key is None:
+        return
+    try:
+        # Without a passphrase of its own, OpenSSL would ask for one on the terminal
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(
+            settings.tls_cert, settings.tls_key, password=lambda: ""
+        )
+    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+        reason = error.strerror or str(error) if isinstance(error, OSError) else str(error)
+        raise DaemonError(
+            f"The daemon cannot speak HTTPS with {settings.tls_cert} and {settings.tls_key}: {reason}.",
+            why="Without them keys and forecasts would cross the network unencrypted, so it was not started.",
+            fix="Name a PEM certificate chain with --tls-cert and its private key, without passphrase, with --tls-key.",
+            document=DAEMON_DOCUMENT,
+        ) from error
+
+
+def _url(host: str, port: int, *, secure: bool) -> str:
+    return f"{'https' if secure else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 if __name__ == "__main__":

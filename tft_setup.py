@@ -33,6 +33,7 @@ NEWEST_PYTHON = (3, 13)
 IMPORTS = (
     "anyio",
     "fastapi",
+    "fastapi_offline",
     "httpx2",
     "jinja2",
     "lightning",
@@ -41,6 +42,7 @@ IMPORTS = (
     "pandas",
     "PIL",
     "plotly",
+    "prometheus_client",
     "pyarrow",
     "pydantic",
     "pydantic_settings",

@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from common_utils import read_json
-from config import Settings
+from config import Settings, key_headers
 from data_contract import CONTRACT_VERSION, DATA_FILE, DATA_INFO, MODEL_FILES, TRAINING_INFO
 
 MODEL_KEYS: tuple[str, ...] = ("model_version", "contract_version", "created_at", "validation_loss")
@@ -35,7 +35,7 @@ def read_status(settings: Settings) -> dict[str, Any]:
     status: dict[str, Any] = {
         "data": _looked_at(_data, settings.data_dir),
         "model": _looked_at(_model, settings.models_dir / "latest"),
-        "daemon": _daemon(settings.daemon_url),
+        "daemon": _daemon(settings.daemon_url, key_headers(settings.api_key)),
         "dashboard": _dashboard(settings.dashboard_port),
     }
     return {**status, "next": _next_steps(status)}
@@ -77,10 +77,13 @@ def _model(folder: Path) -> dict[str, Any]:
     return {"ok": True, **answer, **{key: info.get(key) for key in MODEL_KEYS}}
 
 
-def _daemon(url: str) -> dict[str, Any]:
+def _daemon(url: str, headers: dict[str, str]) -> dict[str, Any]:
     try:
         with httpx2.Client(timeout=PATIENCE_SECONDS, trust_env=False) as client:
-            response = client.get(f"{url.rstrip('/')}/status")
+            response = client.get(f"{url.rstrip('/')}/status", headers=headers)
+            if response.status_code in {401, 403}:
+                problem = "runs, but lets nobody in without a key of scope read: set TFT_API_KEY"
+                return {"ok": False, "url": url, "problem": problem, "refused": True}
             answer = response.raise_for_status().json()
             if not isinstance(answer, dict) or "model_loaded" not in answer:
                 return {"ok": False, "url": url, "problem": "something else answers at this address"}
@@ -116,7 +119,9 @@ def _next_steps(status: dict[str, Any]) -> list[dict[str, str]]:
         steps.append(("python main.py generate", "make the default fleet, or `import` your own data"))
     if not status["model"]["ok"]:
         steps.append(("python main.py train", "learn how the fleet behaves"))
-    if not status["daemon"]["ok"]:
+    if status["daemon"].get("refused"):
+        steps.append(("python main.py keys create --name status --scope read", "make a key, and set TFT_API_KEY to it"))
+    elif not status["daemon"]["ok"]:
         steps.append(("python main.py serve", "start the daemon that forecasts"))
     elif not status["daemon"]["servers"]:
         steps.append(("python main.py generate --stream", "send rows to the daemon, so that it can forecast"))

@@ -268,6 +268,34 @@ logging.getLogger("b").debug("hidden")
         assert "first" in lines[0] and "90" in lines[0] and "second 2" in lines[1]
 
 
+@pytest.mark.parametrize("json_lines", [False, True])
+def test_a_logged_traceback_shows_no_local_variables(json_lines):
+    """They may be keys."""
+    code = f"""
+import structlog
+from common_utils import configure_logging
+configure_logging("debug", json_lines={json_lines})
+def ask(key):
+    raise ValueError("no answer")
+try:
+    ask("".join(["very ", "secret"]))
+except ValueError:
+    structlog.get_logger("a").exception("failed")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
+    )
+    assert "no answer" in done.stderr and "Traceback" in done.stderr and "very secret" not in done.stderr
+
+
+def test_the_permissions_of_a_file_may_be_chosen(tmp_path):
+    target = tmp_path / "keys.json"
+    with atomic_path(target, mode=0o600) as partial:
+        assert stat.S_IMODE(partial.stat().st_mode) == 0o600
+        partial.write_text("{}")
+    assert stat.S_IMODE(target.stat().st_mode) == 0o600
+
+
 def test_importing_sets_up_no_logging():
     code = "import logging, common_utils; print(logging.getLogger().handlers, logging.getLogger().level)"
     done = subprocess.run(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from config import Settings, get_settings, load_settings
+from config import Settings, get_settings, key_headers, load_settings
 from data_contract import METRIC_COLUMNS, VALID_PROFILES, ConfigurationError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -192,3 +192,25 @@ def test_the_module_tells_a_wrong_environment_without_a_traceback(monkeypatch):
         [sys.executable, str(ROOT / "config.py")], capture_output=True, text=True, check=False, timeout=60
     )
     assert done.returncode == 1 and "daemon_port" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_key_comes_from_the_environment_alone_and_is_never_shown(monkeypatch):
+    monkeypatch.setenv("TFT_API_KEY", " tft_secret\n")
+    settings = load_settings()
+    assert key_headers(settings.api_key) == {"Authorization": "Bearer tft_secret"}
+    assert "tft_secret" not in f"{settings!r} {settings} {settings.model_dump_json()}"
+    monkeypatch.delenv("TFT_API_KEY")
+    assert key_headers(load_settings().api_key) == {}
+    Path("tft.toml").write_text('api_key = "tft_secret"\n')
+    assert "TFT_API_KEY" in refusal().what and "tft_secret" not in str(refusal())
+
+
+@pytest.mark.parametrize("key", ["two words", "line\nbreak", "kéy", "x" * 201])
+def test_what_fits_no_header_is_no_key_and_is_not_repeated(monkeypatch, key):
+    monkeypatch.setenv("TFT_API_KEY", key)
+    assert "api_key" in refusal().what and key not in str(refusal())
+
+
+def test_a_certificate_needs_its_key():
+    with pytest.raises(ConfigurationError, match="belong together"):
+        load_settings(tls_cert=Path("cert.pem"))

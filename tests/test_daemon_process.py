@@ -6,8 +6,10 @@ import itertools
 import json
 import os
 import re
+import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -24,9 +26,11 @@ import httpx2
 import pandas as pd
 import pytest
 from conftest import FLEET, make_fleet, write_fleet
+from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 import daemon_schemas as schemas
+from api_keys import create_key, revoke_key
 from common_utils import floor_to_step, utc_now
 from data_contract import MODEL_FILES, TIMESTAMP
 from history_store import HistoryStore
@@ -59,6 +63,7 @@ class Process:
             text=True,
         )
         self.url = ""
+        self.verify: Any = True  # or what knows the certificate that it was given
 
     def wait_until_listening(self) -> None:
         assert self._process.stdout is not None
@@ -66,10 +71,10 @@ class Process:
         watchdog.start()
         line = self._process.stdout.readline()
         watchdog.cancel()
-        found = re.match(r"Listening on (http://\S+)", line)
+        found = re.match(r"Listening on (https?://\S+)", line)
         assert found, f"{line!r}\n{self.log()}"
         self.url = found[1]
-        self.client = httpx2.Client(base_url=self.url, timeout=30.0, trust_env=False)
+        self.client = httpx2.Client(base_url=self.url, timeout=30.0, trust_env=False, verify=self.verify)
 
     def log(self) -> str:
         return (self.folder / "daemon.log").read_text()
@@ -306,7 +311,7 @@ def test_a_data_file_is_served_without_a_live_feed(tmp_path: Path, tiny_model_di
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
-        (["--host", "0.0.0.0"], 1, "TFT_ALLOW_OPEN_BIND"),
+        (["--host", "0.0.0.0"], 1, "keys create"),
         (["--host", "::"], 1, "TFT_ALLOW_OPEN_BIND"),
         (["--data", "absent.parquet"], 1, "absent.parquet"),
         (["--port", "70000"], 2, "65535"),
@@ -351,3 +356,125 @@ def test_a_second_daemon_on_the_same_port_or_history_is_refused(tmp_path: Path) 
         same_history = run_to_the_end(tmp_path, "--port", "0")
         assert same_history.returncode == 1 and "in use by another process" in same_history.stderr
         assert process.post([row("host1", 5)])["accepted"] == 1
+
+
+# ----------------------------------------------------------------------------------------------------------------- keys
+def test_keys_are_asked_for_rotated_and_never_written_down(tmp_path: Path) -> None:
+    """Every way a key may come in, right and wrong, with all that is logged at DEBUG."""
+    keys_file = tmp_path / "api_keys.json"
+    (reader, stored), (writer, _) = (create_key(keys_file, scope, scope) for scope in ("read", "write"))
+    wrong = reader[:-4] + "AAAA"
+    with daemon(tmp_path, tmp_path / "no_model", TFT_LOG_LEVEL="DEBUG") as process:
+
+        def status(**headers: str) -> int:
+            response = process.client.get("/status", headers=headers)
+            assert not any(key in response.text or key in str(response.headers) for key in (reader, writer, wrong))
+            return response.status_code
+
+        assert process.get("/health")["status"] == "ok"
+        bearer = {"Authorization": f"Bearer {reader}"}
+        assert status(**bearer) == 200 and status(**{"X-API-Key": reader}) == 200
+        assert status() == 401 and status(**{"X-API-Key": wrong}) == 401
+        assert status(**{"X-API-Key": writer, "X-Request-ID": writer}) == 200
+        for path in (f"/predictions/{reader}", f"/status?api_key={reader}", f"/api/v1/{writer}"):
+            assert process.client.get(path, headers=bearer).status_code in {200, 404, 503}
+        body = {"rows": [row("host1", 5)]}
+        assert process.client.post("/ingest", json=body, headers=bearer).status_code == 403
+        assert process.client.post("/ingest", json=body, headers={"X-API-Key": writer}).status_code == 200
+        address = process.url.replace("http", "ws") + "/ws/predictions"
+        with connect(address, subprotocols=["tft.v1", f"tft.key.{reader}"]) as stream:  # type: ignore[list-item]
+            assert stream.subprotocol == "tft.v1"
+        with pytest.raises(InvalidStatus, match="401"), connect(address):
+            pass
+
+        status_command = run_main(tmp_path, "status", "--json", TFT_DAEMON_URL=process.url, TFT_API_KEY=reader)
+        assert json.loads(status_command.stdout)["daemon"]["ok"] is True
+        keyless = run_main(tmp_path, "status", "--json", TFT_DAEMON_URL=process.url)
+        assert "TFT_API_KEY" in json.loads(keyless.stdout)["daemon"]["problem"]
+
+        revoke_key(keys_file, stored.id)
+        wait_for(lambda: status(**bearer) == 401)
+        newer, _ = create_key(keys_file, "read again", "read")
+        wait_for(lambda: status(**{"X-API-Key": newer}) == 200)
+        process.signal(signal.SIGTERM)
+        assert process.wait() == 0, process.log()
+        log = process.log()
+    assert stored.id in log and "/predictions/tft_" in log, "who asked is told, and the path without its secret"
+    for key in (reader, writer, wrong, newer):
+        assert key not in log and key.rpartition("_")[2] not in log
+    for sha256 in re.findall(r'"sha256": "(\w+)"', keys_file.read_text()):
+        assert sha256 not in log
+
+
+def test_with_keys_it_listens_to_the_network(tmp_path: Path) -> None:
+    create_key(tmp_path / "api_keys.json", "admin", "admin")
+    with daemon(tmp_path, tmp_path / "no_model", "--host", "0.0.0.0") as process:
+        process.client.base_url = process.url.replace("0.0.0.0", "127.0.0.1")
+        assert process.get("/livez") == {"status": "ok"}
+        assert process.client.get("/status").status_code == 401
+
+
+def test_a_damaged_file_of_keys_keeps_it_from_starting(tmp_path: Path) -> None:
+    (tmp_path / "api_keys.json").write_text("{")
+    ended = run_to_the_end(tmp_path, "--port", "0")
+    assert ended.returncode == 1 and "api_keys.json cannot be used" in ended.stderr and "To fix it" in ended.stderr
+    named = run_to_the_end(tmp_path, "--port", "0", TFT_API_KEYS_FILE="absent.json")
+    assert named.returncode == 1 and "absent.json" in named.stderr
+
+
+def run_main(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "main.py"), *arguments]
+    settings = {**os.environ, **environment}
+    return subprocess.run(command, cwd=folder, env=settings, capture_output=True, text=True, timeout=60, check=False)
+
+
+# ------------------------------------------------------------------------------------------------------------------ TLS
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A self-signed certificate for 127.0.0.1, and its key."""
+    if shutil.which("openssl") is None:
+        pytest.skip("no openssl: apt-get install openssl")
+    folder = tmp_path_factory.mktemp("tls")
+    certificate, key = folder / "cert.pem", folder / "key.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    subprocess.run(
+        [
+            *command,
+            *("-keyout", key, "-out", certificate, "-subj", "/CN=tft", "-addext", "subjectAltName=IP:127.0.0.1"),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    return certificate, key
+
+
+def test_it_speaks_https_with_a_certificate(tmp_path: Path, certificate: tuple[Path, Path]) -> None:
+    flags = ("--tls-cert", str(certificate[0]), "--tls-key", str(certificate[1]))
+    process = Process(tmp_path, tmp_path / "no_model", *flags)
+    try:
+        process.verify = ssl.create_default_context(cafile=str(certificate[0]))
+        process.wait_until_listening()
+        assert process.url.startswith("https://") and process.get("/livez") == {"status": "ok"}
+        with pytest.raises(httpx2.TransportError):
+            httpx2.get(process.url.replace("https", "http") + "/livez", trust_env=False)
+        process.client.close()  # TLS says goodbye on both sides, and this one would not
+        process.signal(signal.SIGTERM)
+        assert process.wait() == 0, process.log()
+    finally:
+        process.end()
+
+
+def test_a_certificate_that_cannot_be_used_is_told(tmp_path: Path, certificate: tuple[Path, Path]) -> None:
+    cert, key = map(str, certificate)
+    locked = tmp_path / "locked.pem"
+    lock = ["openssl", "pkey", "-in", key, "-aes256", "-passout", "pass:secret", "-out", locked]
+    subprocess.run(lock, check=True, capture_output=True)
+    for flags, code, says in (
+        (("--tls-cert", cert, "--tls-key", "absent.pem"), 1, "No such file"),
+        (("--tls-cert", key, "--tls-key", key), 1, "HTTPS"),
+        (("--tls-cert", cert, "--tls-key", str(locked)), 1, "HTTPS"),
+        (("--tls-cert", cert), 1, "belong together"),
+    ):
+        ended = run_to_the_end(tmp_path, "--port", "0", *flags)
+        assert ended.returncode == code and says in ended.stderr and "Traceback" not in ended.stderr, ended.stderr
+        assert "To fix it" in ended.stderr

@@ -75,7 +75,7 @@ def test_links_and_their_anchors_resolve(page):
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_commands_and_files_that_a_page_names_exist(page):
     text = page.read_text(encoding="utf-8")
-    commands = {command.name for command in app.registered_commands}
+    commands = {command.name for command in (*app.registered_commands, *app.registered_groups)}
     for command in re.findall(r"python main\.py ([a-z][a-z-]*)", text):
         assert command in commands, command
     for script in re.findall(r"(?:python|streamlit run) ([a-z_/]+\.py)", text):

@@ -67,7 +67,7 @@ def parse_only(text: str) -> object:
 def test_the_commands_are_those_of_the_specification():
     done = run("--help")
     assert done.returncode == 0
-    assert re.findall(r"^│ ([a-z]+)  ", done.stdout, re.MULTILINE) == list(COMMANDS)
+    assert re.findall(r"^│ ([a-z]+)  ", done.stdout, re.MULTILINE) == [*COMMANDS, "keys"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -273,7 +273,11 @@ def test_scripts_take_the_options_of_their_command(script):
 
 def test_every_registered_command_reports_errors_the_same_way():
     assert {command.name for command in app.registered_commands} == set(COMMANDS)
-    assert {command.cls for command in app.registered_commands} == {Command}
+    everywhere = [
+        *app.registered_commands,
+        *(each for group in app.registered_groups for each in group.typer_instance.registered_commands),
+    ]
+    assert {command.cls for command in everywhere} == {Command}
 
 
 # ------------------------------------------------------------------------------------------------ commands that do work
