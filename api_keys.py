@@ -189,6 +189,9 @@ def _changing(path: Path) -> Iterator[list[StoredKey]]:
             content = _KeyFile(format=_FORMAT, keys=keys).model_dump_json(indent=2) + "\n"
             with atomic_path(path, mode=0o600) as partial:
                 partial.write_text(content, encoding="utf-8")
+                if os.geteuid() == 0:  # root makes keys for the daemon, which must be able to read them
+                    about = (path if path.exists() else path.parent).stat()
+                    os.chown(partial, about.st_uid, about.st_gid)
             os.fsync(folder)  # a revoked key must not come back with the old file after a loss of power
     except OSError as error:
         raise ApiKeyError(

@@ -68,6 +68,17 @@ def test_only_its_owner_may_read_the_file(path: Path) -> None:
     assert list(path.parent.iterdir()) == [path]
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
+def test_keys_that_root_makes_belong_to_who_owns_the_folder(tmp_path: Path) -> None:
+    """The daemon has an account of its own and could not read them otherwise."""
+    folder = tmp_path / "state"
+    folder.mkdir()
+    os.chown(folder, 65534, 65534)
+    for _ in range(2):
+        create_key(folder / "keys.json", "dashboard", "read")
+        assert (folder / "keys.json").stat().st_uid == 65534
+
+
 def test_keys_that_are_made_at_once_are_all_there(path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         made = list(pool.map(lambda number: create_key(path, f"host {number}", "write")[1].id, range(40)))

@@ -26,12 +26,14 @@ import httpx2
 import pandas as pd
 import pytest
 from conftest import FLEET, make_fleet, write_fleet
+from pydantic import SecretStr
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 import daemon_schemas as schemas
 from api_keys import create_key, revoke_key
 from common_utils import floor_to_step, utc_now
+from dashboard_fetch import fetch_snapshot, open_client
 from data_contract import MODEL_FILES, TIMESTAMP
 from history_store import HistoryStore
 
@@ -391,6 +393,29 @@ def test_keys_are_asked_for_rotated_and_never_written_down(tmp_path: Path) -> No
         assert json.loads(status_command.stdout)["daemon"]["ok"] is True
         keyless = run_main(tmp_path, "status", "--json", TFT_DAEMON_URL=process.url)
         assert "TFT_API_KEY" in json.loads(keyless.stdout)["daemon"]["problem"]
+
+        for key, kind in ((reader, "no_model"), (wrong, "unauthorised")):
+            with open_client(process.url, 30.0, SecretStr(key)) as dashboard:
+                problem = fetch_snapshot(dashboard, process.url, with_alerts=False).problem
+            assert problem is not None and problem.condition == kind
+        fleet = ("--servers", "2", "--out_dir", "fleet")
+        assert run_main(tmp_path, "generate", *fleet, "--hours", "24").returncode == 0
+        stream_flags = (
+            "generate",
+            "--stream",
+            *fleet,
+            "--hours",
+            "24",
+            "--speed",
+            "1000000",
+            "--url",
+            process.url,
+            "--json",
+        )
+        streamed = run_main(tmp_path, *stream_flags, TFT_API_KEY=writer)
+        assert streamed.returncode == 0 and json.loads(streamed.stdout)["accepted"] > 0, streamed.stderr
+        refused = run_main(tmp_path, *stream_flags, TFT_API_KEY=reader)
+        assert refused.returncode == 1 and "scope write" in refused.stderr and reader not in refused.stderr
 
         revoke_key(keys_file, stored.id)
         wait_for(lambda: status(**bearer) == 401)
