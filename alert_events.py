@@ -90,14 +90,14 @@ def find_crossings(grid: FleetGrid, limits: npt.NDArray[np.float64], first: int 
     for block in grid.blocks():
         above = np.asarray(grid.values[block, first:] > limits[block, None].astype(np.float32))
         for row, metric in np.argwhere(above.any(axis=1)):
-            for begin, end in _sustained(above[row, :, metric]):
+            for begin, end in sustained(above[row, :, metric]):
                 server = block.start + int(row)
                 events.append(Event(server, (int(metric),), None, first + begin, first + end, CROSSING))
     return events
 
 
-def _sustained(above: Mask) -> Iterator[tuple[int, int]]:
-    """First column of each sustained crossing, and first column after it."""
+def sustained(above: Mask) -> Iterator[tuple[int, int]]:
+    """First column of each sustained crossing, and first column after it; `above` is of one metric, step by step."""
     columns = np.flatnonzero(above)
     place = 0
     while place < len(columns):
@@ -178,7 +178,7 @@ def outcomes(
 def _self_check() -> None:
     above = np.zeros(40, dtype=np.bool_)
     above[[3, 10, 12, 17, 30, 31]] = True
-    assert list(_sustained(above)) == [(10, 18), (30, 32)]
+    assert list(sustained(above)) == [(10, 18), (30, 32)]
     ahead, during = outcomes([Event(0, (1,), None, 20, 25, CROSSING)], np.arange(0, 40, 5), 1, horizon=10)
     assert np.flatnonzero(ahead[:, 0, 1]).tolist() == [3, 4] and not during.any()
     print("✅ All tests passed")

@@ -12,6 +12,7 @@ import os
 from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import (
@@ -34,6 +35,7 @@ _NO_SETTINGS = (
     "TFT_PROMETHEUS_TOKEN",  # secrets of the import from a Prometheus
     "TFT_PROMETHEUS_USER",
     "TFT_PROMETHEUS_PASSWORD",
+    "TFT_WEBHOOK_SECRET",  # signs the events that a webhook is told
 )
 
 
@@ -130,6 +132,15 @@ class Settings(BaseSettings):
     tls_cert: Path | None = Field(None, description="certificate chain (PEM) with which the daemon speaks HTTPS")
     tls_key: Path | None = Field(None, description="private key (PEM) of tls_cert, without a passphrase")
 
+    # Alerts that go out. Addresses may hold a password or a token, so no log and no message shows them.
+    alertmanager_url: SecretStr = Field(SecretStr(""), description="Alertmanager that is told of open alerts")
+    alert_resend_seconds: float = Field(60.0, ge=1, le=3600, description="how often Alertmanager is told again")
+    alert_severity: str = Field("critical", pattern="^[a-z]{1,32}$", description="label `severity` of those alerts")
+    alert_link_url: str = Field("http://127.0.0.1:8501", description="dashboard that alerts link to; empty: no link")
+    webhook_url: SecretStr = Field(SecretStr(""), description="address that is posted each opening and closing")
+    webhook_tries: int = Field(60, ge=1, le=10_000, description="tries, at most a minute apart, until it is given up")
+    alert_history_days: int = Field(90, ge=1, le=3650, description="days for which closed alerts are remembered")
+
     # Dashboard
     daemon_url: str = Field("http://127.0.0.1:8000", description="where the dashboard and `status` look for the daemon")
     api_key: SecretStr | None = Field(
@@ -151,6 +162,19 @@ class Settings(BaseSettings):
         if not all("!" <= character <= "~" for character in text) or len(text) > 200:
             raise ValueError("it is no API key: one has letters, digits, - and _ alone")
         return SecretStr(text) if text else None
+
+    @field_validator("alertmanager_url", "webhook_url")
+    @classmethod
+    def _is_address(cls, value: SecretStr) -> SecretStr:
+        if value.get_secret_value():
+            try:
+                parts = urlsplit(value.get_secret_value())
+                usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+            except ValueError:  # a port above 65535, half an IPv6 address
+                usable = False
+            if not usable or any(character.isspace() for character in value.get_secret_value()):
+                raise ValueError("must begin with http:// or https:// and name a host") from None
+        return value
 
     @model_validator(mode="after")
     def _no_contradictions(self) -> Settings:

@@ -19,6 +19,9 @@ import numpy as np
 import structlog
 from fastapi import Request
 
+from alert_delivery import AlertDelivery
+from alert_desk import AlertDesk
+from alert_outcomes import OutcomeJudge
 from common_utils import iso_z, utc_now
 from config import Settings
 from daemon_answers import to_json
@@ -66,7 +69,10 @@ class Daemon:
         self._body_bytes = 0
         self._pruned_until: datetime | None = None
         self.stream = PredictionStream(settings.max_websockets)
-        self._loop = ForecastLoop(settings, model_dir, lambda _: self.stream.publish(), self._prune)
+        self.alerts = AlertDesk(settings)
+        self.delivery = AlertDelivery(settings, self.alerts, settings.history_dir, self._judge_alerts)
+        self._loop = ForecastLoop(settings, model_dir, lambda _: self.stream.publish(), self._prune, self.alerts)
+        self.alerts.watched_by(self._loop.refresh_alerts, self.delivery.poke)
 
     # ------------------------------------------------------------------------------------------------ opening, closing
 
@@ -88,6 +94,10 @@ class Daemon:
             if self._store.newest is not None:
                 for page in self._store.pages(self._store.newest - timedelta(hours=settings.history_hours)):
                     self._loop.add(page)
+            self.alerts.open(settings.history_dir)
+            undo.callback(self.alerts.close)
+            self._loop.restore_alerts()
+            self._outcomes = OutcomeJudge(self._store.server_steps)
             self._writer = RowWriter(self._store, self._loop.add)
             undo.callback(self._writer.stop)
             if self._data is not None:
@@ -98,6 +108,7 @@ class Daemon:
             self._judging = ThreadPoolExecutor(1, thread_name_prefix="judge-rows")
             undo.pop_all()
         self._loop.start()
+        self.delivery.start()
         self._is_open = True
 
     def close(self) -> None:
@@ -107,6 +118,8 @@ class Daemon:
             self._judging.shutdown()
             self._writer.stop()
             self._loop.stop()
+            self.delivery.stop()
+            self.alerts.close()
             self._store.close()
 
     # ---------------------------------------------------------------------------------------------------------- ingest
@@ -224,7 +237,15 @@ class Daemon:
         except ProductError as error:
             log.warning("old history could not be deleted", reason=error.what)
 
+    def _judge_alerts(self) -> bool:
+        return self._outcomes.judge(self.alerts.store, self._store.newest)
+
     # --------------------------------------------------------------------------------------------------------- answers
+
+    @property
+    def newest(self) -> datetime | None:
+        """Time of the newest row."""
+        return self._store.newest
 
     @property
     def model_loaded(self) -> bool:

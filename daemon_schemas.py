@@ -187,6 +187,14 @@ class BreachTime(Answer):
     latest: AwareDatetime | None
 
 
+class Acknowledged(Answer):
+    """Who has seen an alert and takes care of it."""
+
+    author: str
+    comment: str
+    at: AwareDatetime
+
+
 class Alert(Answer):
     """A metric of a server that will probably become critical."""
 
@@ -201,6 +209,9 @@ class Alert(Answer):
     lead_time_minutes: float | None
     opened_at: AwareDatetime
     message: str
+    id: str = Field(description="the same for the alert's life", examples=["3f0c7c1be0a94d52"])
+    acknowledged: Acknowledged | None
+    silenced_by: list[str] = Field(description="ids of the silences that hold for it: it is not sent")
 
 
 class ActiveAlerts(Provenance):

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import structlog
 
+from alert_desk import AlertDesk
 from common_utils import iso_z, utc_now
 from config import Settings
 from daemon_answers import ReadyAnswer, to_json
@@ -60,6 +61,8 @@ class PredictionSet:
         ISO 8601: the last step used, and when the set was made.
     current, alerts : ReadyAnswer
         The answers of /predictions/current and /alerts/active.
+    open_alerts : tuple of dict
+        What is in `alerts`, before it says who has seen them and which are silenced.
     alert_count : int
     """
 
@@ -74,6 +77,7 @@ class PredictionSet:
     generated_at: str
     current: ReadyAnswer
     alerts: ReadyAnswer
+    open_alerts: tuple[dict[str, Any], ...]
     alert_count: int
 
 
@@ -112,6 +116,8 @@ class ForecastLoop:
         Called in the loop's thread with every new set.
     on_tick : callable
         Called in the loop's thread now and then, for what needs doing from time to time.
+    alerts : AlertDesk
+        Is told which alerts are open after every forecast, and marks them.
     """
 
     def __init__(
@@ -120,6 +126,7 @@ class ForecastLoop:
         model_dir: Path,
         on_published: Callable[[PredictionSet], None],
         on_tick: Callable[[], None],
+        alerts: AlertDesk,
     ) -> None:
         self._settings = settings
         self._model_dir = model_dir
@@ -128,10 +135,12 @@ class ForecastLoop:
         self._grid = RollingGrid(settings.history_hours)
         self._grid_lock = threading.Lock()
         self._newest: datetime | None = None
+        self._alerts = alerts
         self._alert_book = AlertBook(settings)
         self._forecaster: Forecaster | None = None
         self._judged: object = None  # state of the model folder that was loaded or refused last
         self._sequence = 0
+        self._publishing = threading.Lock()
         self.published: PredictionSet | None = None
         self.model_error: ProductError | None = None
         self.statistics = LoopStatistics()
@@ -178,6 +187,16 @@ class ForecastLoop:
         """The model in use."""
         forecaster = self._forecaster
         return None if forecaster is None else forecaster.info
+
+    def restore_alerts(self) -> None:
+        """Go on with the alerts that the desk remembers; called before the first forecast."""
+        self._alerts.restore(self._alert_book)
+
+    def refresh_alerts(self) -> None:
+        """Make the answer of /alerts/active anew, after alerts were acknowledged or silenced."""
+        with self._publishing:
+            if self.published is not None:
+                self.published = self._marked(self.published)
 
     def start(self) -> None:
         """Begin to forecast."""
@@ -345,10 +364,10 @@ class ForecastLoop:
             records = prediction_records(forecast, risks, grid)
             self._alert_book.update(forecast)
             alerts = self._alert_book.active()
+            self._alerts.note(self._alert_book, forecast.origin)
         items = {record["server_name"]: to_json(record) for record in records}
-        self._sequence += 1
         return PredictionSet(
-            sequence=self._sequence,
+            sequence=0,  # given when it is published
             model=forecaster.info,
             forecast=forecast,
             records=items,
@@ -358,13 +377,21 @@ class ForecastLoop:
             prediction_time=None if forecast is None else iso_z(forecast.origin),
             generated_at=iso_z(utc_now()),
             current=ReadyAnswer("predictions", list(items.values()), {"offline": list(offline)}),
-            alerts=ReadyAnswer("alerts", [to_json(alert) for alert in alerts]),
+            alerts=ReadyAnswer("alerts", ()),  # made when it is published
+            open_alerts=tuple(alerts),
             alert_count=len(alerts),
         )
 
     def _publish(self, published: PredictionSet) -> None:
-        self.published = published
+        with self._publishing:
+            self.published = published = self._marked(published)
         self._on_published(published)
+
+    def _marked(self, published: PredictionSet) -> PredictionSet:
+        """The set with a number of its own, and its alerts with what people said of them."""
+        self._sequence += 1
+        items = [to_json(alert) for alert in self._alerts.mark(published.open_alerts)]
+        return replace(published, sequence=self._sequence, alerts=ReadyAnswer("alerts", items))
 
 
 def _holds_model(model_dir: Path) -> bool:

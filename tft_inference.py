@@ -32,6 +32,7 @@ import daemon_schemas as schemas
 from api_keys import KeyRing
 from common_utils import configure_logging
 from config import Settings
+from daemon_alert_routes import alert_routes
 from daemon_answers import ReadyAnswer, accepts_gzip, to_json
 from daemon_core import MAX_HISTORY_HOURS, Daemon
 from daemon_gate import Gate, Limits
@@ -98,6 +99,7 @@ def create_app(settings: Settings, model_dir: Path, data: Path | None = None, ke
     app.add_middleware(Gate, limits=limits, keys=keys, observe=metrics.observe)
     install_problem_handlers(app)
     app.include_router(daemon_docs.router)
+    app.include_router(alert_routes(daemon))
     _add_operation_routes(app, daemon, status, metrics)
     _add_prediction_routes(app, daemon)
     _add_data_routes(app, daemon)

@@ -262,7 +262,35 @@ class AlertBook:
         self._settings = settings
         self._names: tuple[str, ...] = ()
         self._states = AlertStates.none_open((0, len(METRIC_COLUMNS)))
+        self._scored: npt.NDArray[np.bool_] = np.zeros((0, len(METRIC_COLUMNS)), dtype=np.bool_)
         self._open: list[dict[str, Any]] = []
+
+    def states(self) -> dict[tuple[str, str], tuple[int, int, int]]:
+        """Hysteresis by server and metric where it is not at rest: opened, high since, low since (`AlertStates`)."""
+        moving = self._states.is_open | (self._states.high_since >= 0)
+        steps = np.stack(list(vars(self._states).values()), axis=-1)
+        result = {}
+        for i, k in np.argwhere(moving).tolist():
+            opened, high_since, low_since = steps[i, k].tolist()
+            result[self._names[i], METRIC_COLUMNS[k]] = (opened, high_since, low_since)
+        return result
+
+    def restore(self, states: dict[tuple[str, str], tuple[int, int, int]]) -> None:
+        """Take up where another book left off, given its `states`."""
+        known = {key: steps for key, steps in states.items() if key[1] in METRIC_COLUMNS}
+        self._names = tuple(sorted({name for name, _ in known}))
+        self._states = AlertStates.none_open((len(self._names), len(METRIC_COLUMNS)))
+        place_of = {name: place for place, name in enumerate(self._names)}
+        for (name, metric), steps in known.items():
+            place = place_of[name], METRIC_COLUMNS.index(metric)
+            for array, step in zip(vars(self._states).values(), steps, strict=True):
+                array[place] = step
+
+    def has_score(self, server_name: str, metric: str) -> bool:
+        """Whether the newest forecast says how likely a breach of a server's metric is."""
+        if server_name not in self._names[: len(self._scored)]:
+            return False
+        return bool(self._scored[self._names.index(server_name), METRIC_COLUMNS.index(metric)])
 
     def update(self, forecast: Forecast) -> None:
         """Open, renew and close alerts by a new forecast."""
@@ -274,7 +302,7 @@ class AlertBook:
         before = self._states.select(places)
         policy = policy_of(forecast, self._settings)
         self._states = before.advance(probability, step_of(forecast.origin) + 1, policy)
-        self._names = forecast.server_names
+        self._names, self._scored = forecast.server_names, ~np.isnan(probability)
         self._open = [
             _alert(
                 forecast,

@@ -1,0 +1,231 @@
+"""How a small SQLite file of one process is opened, checked, changed all or nothing, and set aside when it is damaged.
+
+WAL with `synchronous=FULL`: when a transaction has ended, its content survives a crash of the process or the machine.
+Knows nothing of what the tables hold.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from common_utils import utc_now
+from data_contract import DaemonError, DataFileError
+
+DOCUMENT = "Docs/DAEMON.md"
+
+
+@dataclass(frozen=True)
+class Schema:
+    """What a file of ours is.
+
+    Attributes
+    ----------
+    application_id : int
+        Tells it from another program's (`PRAGMA application_id`).
+    version : int
+        Of its tables (`PRAGMA user_version`).
+    tables : sequence of str
+        Statements that make them.
+    content : str
+        What it holds, for messages, such as `alerts`.
+    """
+
+    application_id: int
+    version: int
+    tables: Sequence[str]
+    content: str
+
+
+class _DamagedError(Exception):
+    """The file is no SQLite file any more, or its pages contradict each other."""
+
+
+class SqliteFile:
+    """A SQLite file that several threads of one process use.
+
+    Parameters
+    ----------
+    path : Path
+        Its folder is made if it is not there.
+    schema : Schema
+
+    Attributes
+    ----------
+    set_aside : Path or None
+        Where a damaged file was moved when this one was opened.
+
+    Raises
+    ------
+    DaemonError
+        If another process uses the file, or if it belongs to a newer release or to another program.
+    DataFileError
+        If it cannot be read or written.
+    """
+
+    def __init__(self, path: Path, schema: Schema) -> None:
+        self.path = path
+        self.set_aside: Path | None = None
+        self._schema = schema
+        self._lock = threading.RLock()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                self._connection = self._open()
+            except _DamagedError:
+                self.set_aside = self._move_aside()
+                self._connection = self._open()
+        except (sqlite3.Error, OSError) as error:
+            raise self._unusable(error) from error
+
+    def close(self) -> None:
+        """Write everything into the one file and release it. May be called again."""
+        with self._lock:
+            self._connection.close()
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """All or nothing: commits with a flush to disk, or rolls back; one thread at a time.
+
+        Raises
+        ------
+        DataFileError
+            If the disk is full or fails. Nothing is changed then.
+        """
+        with self._lock:
+            try:
+                self._connection.execute("BEGIN IMMEDIATE")
+                yield self._connection
+                self._connection.execute("COMMIT")
+            except sqlite3.Error as error:
+                self._roll_back()
+                raise DataFileError(
+                    f"{self.path.name} cannot be written: {error}.",
+                    why="A change counts only when it is on disk, so this one was not made; what was there stays.",
+                    fix="Free some space on the disk of TFT_HISTORY_DIR and try again.",
+                    document=DOCUMENT,
+                ) from error
+            except BaseException:
+                self._roll_back()
+                raise
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """The connection, to read from; one thread at a time.
+
+        Raises
+        ------
+        DataFileError
+            If the disk fails.
+        """
+        with self._lock:
+            try:
+                yield self._connection
+            except sqlite3.Error as error:
+                raise DataFileError(
+                    f"{self.path.name} cannot be read: {error}.",
+                    why=f"The {self._schema.content} that it holds cannot be shown.",
+                    fix="Restart the daemon: it checks the file, sets a damaged one aside and goes on with a new one.",
+                    document=DOCUMENT,
+                ) from error
+
+    # -------------------------------------------------------------------------------------------------------- internal
+    def _open(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self.path, timeout=1.0, isolation_level=None, check_same_thread=False)
+        try:
+            connection.execute("PRAGMA locking_mode = EXCLUSIVE")  # one process owns the file
+            connection.execute("PRAGMA trusted_schema = OFF")
+            self._check_owner(connection)
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute("BEGIN EXCLUSIVE")
+            if connection.execute("PRAGMA user_version").fetchone()[0] == 0:
+                for statement in self._schema.tables:
+                    connection.execute(statement)
+                connection.execute(f"PRAGMA application_id = {self._schema.application_id}")
+                connection.execute(f"PRAGMA user_version = {self._schema.version}")
+            connection.execute("COMMIT")
+            if connection.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
+                raise _DamagedError
+        except sqlite3.OperationalError:  # locked, no space, no permission: not the file's fault
+            connection.close()
+            raise
+        except sqlite3.DatabaseError as error:  # no database, or malformed
+            connection.close()
+            raise _DamagedError from error
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _check_owner(self, connection: sqlite3.Connection) -> None:
+        owner = connection.execute("PRAGMA application_id").fetchone()[0]
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        empty = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
+        if not empty and owner != self._schema.application_id:
+            raise DaemonError(
+                f"{self.path} was not written by this product.",
+                why="Its content means something else, and to use it would destroy it.",
+                fix="Move the file away, or choose another folder with TFT_HISTORY_DIR.",
+                document=DOCUMENT,
+            )
+        if version > self._schema.version:
+            raise DaemonError(
+                f"{self.path} has version {version}; this release reads up to {self._schema.version}.",
+                why="A newer release wrote it, and this one could misread what it holds.",
+                fix="Start the newer release again, or choose another folder with TFT_HISTORY_DIR.",
+                document=DOCUMENT,
+            )
+
+    def _roll_back(self) -> None:
+        with contextlib.suppress(sqlite3.Error):
+            if self._connection.in_transaction:  # some errors have rolled back by themselves
+                self._connection.execute("ROLLBACK")
+
+    def _move_aside(self) -> Path:
+        """Move the damaged file and its journal out of the way, together, under a name that tells when."""
+        target = self.path.with_name(f"{self.path.name}.damaged-{utc_now():%Y%m%dT%H%M%S%fZ}")
+        for suffix in ("", "-wal", "-shm"):
+            source = self.path.with_name(self.path.name + suffix)
+            if source.exists():
+                source.replace(target.with_name(target.name + suffix))
+        return target
+
+    def _unusable(self, error: Exception) -> DaemonError | DataFileError:
+        if "locked" in str(error):
+            return DaemonError(
+                f"{self.path} is in use by another process.",
+                why="One daemon owns its files; two would overwrite each other's.",
+                fix="Stop the other daemon, or give this one a folder of its own with TFT_HISTORY_DIR.",
+                document=DOCUMENT,
+            )
+        return DataFileError(
+            f"{self.path} cannot be opened: {error}.",
+            why=f"Without the file the daemon would forget its {self._schema.content}, so it does not start.",
+            fix="Check the folder's permissions and free space, or choose another with TFT_HISTORY_DIR.",
+            document=DOCUMENT,
+        )
+
+
+def _self_check() -> None:
+    import tempfile
+
+    schema = Schema(1, 1, ("CREATE TABLE t (x INTEGER)",), "numbers")
+    with tempfile.TemporaryDirectory() as folder:
+        file = SqliteFile(Path(folder) / "a.sqlite3", schema)
+        with file.transaction() as connection:
+            connection.execute("INSERT INTO t VALUES (7)")
+        file.close()
+        file = SqliteFile(Path(folder) / "a.sqlite3", schema)
+        with file.reading() as connection:
+            assert connection.execute("SELECT x FROM t").fetchall() == [(7,)]
+        file.close()
+    print("✅ All tests passed")
+
+
+if __name__ == "__main__":
+    _self_check()
