@@ -46,7 +46,7 @@ def delivering(
     chosen = alert_settings(**settings)
     shift = Shift(folder, chosen)
     with contextlib.ExitStack() as undo:
-        undo.callback(lambda: shift.desk.close())  # the present one
+        undo.callback(lambda: shift.desk.close())  # noqa: PLW0108 - the one that is there then
         delivery = AlertDelivery(chosen, shift.desk, folder, judge)
         undo.callback(delivery.stop)
         shift.desk.watched_by(lambda: None, delivery.poke)
@@ -172,7 +172,7 @@ def test_a_request_is_bounded_as_a_whole(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(alert_delivery, "_REQUEST_SECONDS", 0.2)
     with (
         LocalReceiver(lambda number: None if number == 0 else 200) as receiver,
-        delivering(tmp_path, webhook_url=receiver.url) as (shift, delivery),
+        delivering(tmp_path, webhook_url=receiver.url) as (shift, _),
     ):
         shift.take(0, ppweb001=LIKELY)
         wait_for(lambda: shift.waiting() == [])

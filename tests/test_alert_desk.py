@@ -84,7 +84,7 @@ def test_an_alert_that_a_forecast_of_the_same_step_closes_and_opens_is_one_alert
 
 
 def test_acknowledged_and_silenced_alerts_stay_visible_as_such_over_restarts(shift: Shift) -> None:
-    web, db = sorted(shift.take(0, ppweb001=LIKELY + 1, ppdb001=LIKELY), key=lambda a: a["server_name"], reverse=True)
+    web, _ = sorted(shift.take(0, ppweb001=LIKELY + 1, ppdb001=LIKELY), key=lambda a: a["server_name"], reverse=True)
     made = silence(profile="database", metric="cpu_pct")
     shift.desk.add_silence(made)
     assert shift.desk.acknowledge(web["id"], "kim", "moving it")
