@@ -29,9 +29,16 @@ class DaemonMetrics:
         Gives the content of /status.
     open_alerts : callable
         Gives the number of open alerts, None while there are no forecasts.
+    delivery : callable
+        Gives the content of /alerts/delivery.
     """
 
-    def __init__(self, status: Callable[[], Mapping[str, Any]], open_alerts: Callable[[], int | None]) -> None:
+    def __init__(
+        self,
+        status: Callable[[], Mapping[str, Any]],
+        open_alerts: Callable[[], int | None],
+        delivery: Callable[[], Mapping[str, Any]],
+    ) -> None:
         self._registry = CollectorRegistry()
         self._requests = Counter(
             "tft_http_requests",
@@ -47,7 +54,7 @@ class DaemonMetrics:
             registry=self._registry,
         )
         ProcessCollector(registry=self._registry)
-        self._registry.register(_StatusCollector(status, open_alerts))
+        self._registry.register(_StatusCollector(status, open_alerts, delivery))
 
     def observe(self, route: str, method: str, status: int, seconds: float) -> None:
         """Count a request that was answered; how long a WebSocket stays open is its client's affair."""
@@ -65,9 +72,15 @@ class DaemonMetrics:
 class _StatusCollector(Collector):
     """Metrics that are read off the daemon's status when they are asked for."""
 
-    def __init__(self, status: Callable[[], Mapping[str, Any]], open_alerts: Callable[[], int | None]) -> None:
+    def __init__(
+        self,
+        status: Callable[[], Mapping[str, Any]],
+        open_alerts: Callable[[], int | None],
+        delivery: Callable[[], Mapping[str, Any]],
+    ) -> None:
         self._status = status
         self._open_alerts = open_alerts
+        self._delivery = delivery
 
     def describe(self) -> Iterator[Metric]:
         """Nothing: to be registered must not ask for a status that is not there yet."""
@@ -127,6 +140,18 @@ class _StatusCollector(Collector):
             labels = {name: str(model[name]) for name in ("name", "model_version", "contract_version")}
             yield InfoMetricFamily("tft_model", "The model in use.", labels)
         yield InfoMetricFamily("tft_build", "The release that runs.", {"version": status["version"]})
+
+        delivery = self._delivery()
+        failing = GaugeMetricFamily(
+            "tft_alert_delivery_failing", "1 while a receiver of alerts does not take them.", labels=["receiver"]
+        )
+        for receiver, way in delivery.items():
+            if way["configured"]:
+                failing.add_metric([receiver], float(way["failing_since"] is not None))
+        yield failing
+        webhook = delivery["webhook"]
+        yield _gauge("tft_alert_events_waiting", "Events that the webhook has not taken yet.", webhook["waiting"])
+        yield _counter("tft_alert_events_given_up", "Events that became dead letters.", webhook["dead_letters"])
 
         access = status["access"]
         yield _gauge("tft_api_keys_active", "API keys in force.", access["active_keys"])

@@ -8,7 +8,6 @@ hundred short look-ups. Knows nothing of torch or HTTP.
 
 from __future__ import annotations
 
-import contextlib
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
@@ -21,7 +20,6 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from common_utils import utc_now
 from data_contract import (
     METRIC_COLUMNS,
     PROFILE,
@@ -30,16 +28,10 @@ from data_contract import (
     STATE,
     STEP_MINUTES,
     TIMESTAMP,
-    DaemonError,
-    DataFileError,
 )
+from sqlite_file import Schema, SqliteFile
 
 STORE_FILE = "history.sqlite3"
-DOCUMENT = "Docs/DAEMON.md"
-
-SCHEMA_VERSION = 1  # PRAGMA user_version
-APPLICATION_ID = 0x54465448  # "TFTH": tells this file from another program's
-
 STEP_US = STEP_MINUTES * 60 * 1_000_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _MICROSECOND = timedelta(microseconds=1)
@@ -47,13 +39,18 @@ _PAGE_ROWS = 50_000  # rows read at a time: bounds memory, and for how long a re
 _PRUNE_STEPS = 24  # steps deleted per transaction, for the same reason
 
 _METRICS = ", ".join(METRIC_COLUMNS)
-_TABLES = (
-    "CREATE TABLE servers (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, profile TEXT NOT NULL)",
-    "CREATE TABLE states (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE)",
-    # step: index of the 5-minute step since 1970, UTC; time: microseconds since 1970, UTC
-    f"""CREATE TABLE samples (step INTEGER NOT NULL, server INTEGER NOT NULL, time INTEGER NOT NULL,
+_SCHEMA = Schema(
+    application_id=0x54465448,  # "TFTH"
+    version=1,
+    content="history",
+    tables=(
+        "CREATE TABLE servers (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, profile TEXT NOT NULL)",
+        "CREATE TABLE states (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE)",
+        # step: index of the 5-minute step since 1970, UTC; time: microseconds since 1970, UTC
+        f"""CREATE TABLE samples (step INTEGER NOT NULL, server INTEGER NOT NULL, time INTEGER NOT NULL,
         {", ".join(f"{column} REAL" for column in METRIC_COLUMNS)}, state INTEGER NOT NULL,
         PRIMARY KEY (step, server, time)) WITHOUT ROWID""",
+    ),
 )
 _INSERT = f"INSERT INTO samples VALUES (?, ?, ?, {', '.join('?' * len(METRIC_COLUMNS))}, ?) ON CONFLICT DO NOTHING"  # noqa: S608
 _READ_PAGE = (
@@ -110,10 +107,6 @@ class _Catalogue:
             self.newest = moment if self.newest is None else max(self.newest, moment)
 
 
-class _DamagedError(Exception):
-    """The file is no SQLite file any more, or its pages contradict each other."""
-
-
 class HistoryStore:
     """Accepted measurements on disk, used by several threads of one process.
 
@@ -138,19 +131,11 @@ class HistoryStore:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.path = Path(folder) / STORE_FILE
-        self.set_aside: Path | None = None
-        self._lock = threading.RLock()
         self._known = _Catalogue()
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                self._connection = self._open()
-            except _DamagedError:
-                self.set_aside = self._move_aside()
-                self._connection = self._open()
-        except (sqlite3.Error, OSError) as error:
-            raise self._unusable(error) from error
+        self._file = SqliteFile(Path(folder) / STORE_FILE, _SCHEMA, self._read_catalogue)
+        self.path, self.set_aside = self._file.path, self._file.set_aside
+        # What is known and what is on disk change together: held for longer than the file's own lock
+        self._lock = threading.RLock()
 
     def __enter__(self) -> HistoryStore:
         return self
@@ -162,8 +147,7 @@ class HistoryStore:
 
     def close(self) -> None:
         """Write everything into the one file and release it. May be called again."""
-        with self._lock:
-            self._connection.close()
+        self._file.close()
 
     # --------------------------------------------------------------------------------------------- what is known of it
 
@@ -225,8 +209,8 @@ class HistoryStore:
         """
         with self._lock:
             added = _Catalogue()
-            with self._transaction():
-                fresh = [self._insert(frame, added) for frame in frames]
+            with self._file.transaction() as connection:
+                fresh = [self._insert(connection, frame, added) for frame in frames]
             self._known.merge(added)
             return fresh
 
@@ -241,7 +225,7 @@ class HistoryStore:
         before_step = int(before.timestamp() // (STEP_MINUTES * 60))
         while self._known.oldest is not None and (first := self._known.oldest // STEP_US) < before_step:
             with self._lock:
-                with self._transaction() as connection:
+                with self._file.transaction() as connection:
                     until = min(first + _PRUNE_STEPS, before_step)
                     deleted = connection.execute("DELETE FROM samples WHERE step < ?", (until,)).rowcount
                     oldest = connection.execute(
@@ -253,7 +237,7 @@ class HistoryStore:
                     self._known.newest = None
         with self._lock:
             gone = [name for name, moment in self._known.last_seen.items() if moment // STEP_US < before_step]
-            with self._transaction() as connection:
+            with self._file.transaction() as connection:
                 connection.executemany("DELETE FROM servers WHERE name = ?", [(name,) for name in gone])
             for name in gone:
                 del self._known.servers[name], self._known.profiles[name], self._known.last_seen[name]
@@ -273,7 +257,7 @@ class HistoryStore:
         """
         last = (-1 if since is None else int(since.timestamp() // (STEP_MINUTES * 60)) - 1, 2**62, 2**62)
         while True:
-            with self._lock, self._reading() as connection:
+            with self._lock, self._file.reading() as connection:
                 rows = connection.execute(_READ_PAGE, (*last, _PAGE_ROWS)).fetchall()
                 names = {number: name for name, number in self._known.servers.items()}
                 states = {number: name for name, number in self._known.states.items()}
@@ -318,7 +302,7 @@ class HistoryStore:
         DataFileError
             If the file cannot be read.
         """
-        with self._lock, self._reading() as connection:
+        with self._lock, self._file.reading() as connection:
             rows = connection.execute(
                 _READ_STEPS, (first_step, last_step, self._known.servers.get(name, -1))
             ).fetchall()
@@ -335,57 +319,8 @@ class HistoryStore:
 
     # -------------------------------------------------------------------------------------------------------- internal
 
-    def _open(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self.path, timeout=1.0, isolation_level=None, check_same_thread=False)
-        try:
-            # One process owns the file: nobody else can change it behind the catalogue, and no shared memory is needed.
-            connection.execute("PRAGMA locking_mode = EXCLUSIVE")
-            connection.execute("PRAGMA trusted_schema = OFF")
-            self._check_owner(connection)
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = FULL")
-            connection.execute("BEGIN EXCLUSIVE")
-            if connection.execute("PRAGMA user_version").fetchone()[0] == 0:
-                for statement in _TABLES:
-                    connection.execute(statement)
-                connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-                connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-            connection.execute("COMMIT")
-            if connection.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
-                raise _DamagedError
-            self._known = self._read_catalogue(connection)
-        except sqlite3.OperationalError:  # locked, no space, no permission: not the file's fault
-            connection.close()
-            raise
-        except (sqlite3.DatabaseError, KeyError) as error:  # no database, malformed, an id without its name
-            connection.close()
-            raise _DamagedError from error
-        except BaseException:
-            connection.close()
-            raise
-        return connection
-
-    def _check_owner(self, connection: sqlite3.Connection) -> None:
-        owner = connection.execute("PRAGMA application_id").fetchone()[0]
-        version = connection.execute("PRAGMA user_version").fetchone()[0]
-        empty = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
-        if not empty and owner != APPLICATION_ID:
-            raise DaemonError(
-                f"{self.path} was not written by this product.",
-                why="Its content means something else, and to use it would destroy it.",
-                fix="Move the file away, or choose another folder with TFT_HISTORY_DIR.",
-                document=DOCUMENT,
-            )
-        if version > SCHEMA_VERSION:
-            raise DaemonError(
-                f"{self.path} has version {version}; this release reads up to {SCHEMA_VERSION}.",
-                why="A newer release wrote it, and this one could misread what it holds.",
-                fix="Start the newer release again, or choose another folder with TFT_HISTORY_DIR.",
-                document=DOCUMENT,
-            )
-
-    @staticmethod
-    def _read_catalogue(connection: sqlite3.Connection) -> _Catalogue:
+    def _read_catalogue(self, connection: sqlite3.Connection) -> None:
+        """Learn what the file holds; raises KeyError if it names a server that it does not know."""
         known = _Catalogue()
         for number, name, profile in connection.execute("SELECT id, name, profile FROM servers"):
             known.servers[name], known.profiles[name] = number, profile
@@ -397,21 +332,21 @@ class HistoryStore:
             known.last_seen[names[number]] = newest
             known.note_time(oldest)
             known.note_time(newest)
-        return known
+        self._known = known
 
-    def _insert(self, frame: pd.DataFrame, added: _Catalogue) -> npt.NDArray[np.bool_]:
+    def _insert(self, connection: sqlite3.Connection, frame: pd.DataFrame, added: _Catalogue) -> npt.NDArray[np.bool_]:
         times = microseconds_of(frame[TIMESTAMP])
         names = frame[SERVER_NAME].astype(object).tolist()
         profiles = frame[PROFILE].astype(object).tolist()
         rows = zip(
             (times // STEP_US).tolist(),
-            [self._server_id(name, profile, added) for name, profile in zip(names, profiles, strict=True)],
+            [self._server_id(connection, name, profile, added) for name, profile in zip(names, profiles, strict=True)],
             times.tolist(),
             *(frame[column].to_numpy(dtype=np.float64, na_value=np.nan).tolist() for column in METRIC_COLUMNS),
-            [self._state_id(state, added) for state in frame[STATE].astype(object).tolist()],
+            [self._state_id(connection, state, added) for state in frame[STATE].astype(object).tolist()],
             strict=True,
         )
-        insert = self._connection.execute  # one by one, to learn which rows are new; NaN is stored as NULL
+        insert = connection.execute  # one by one, to learn which rows are new; NaN is stored as NULL
         fresh = np.fromiter((insert(_INSERT, row).rowcount == 1 for row in rows), np.bool_, len(frame))
         if fresh.any():
             new = np.flatnonzero(fresh).tolist()
@@ -423,87 +358,26 @@ class HistoryStore:
                 added.last_seen[name] = max(moment, added.last_seen.get(name, moment))
             for name, profile in {names[position]: profiles[position] for position in new}.items():
                 if (added.profiles.get(name) or self._known.profiles[name]) != profile:
-                    self._connection.execute("UPDATE servers SET profile = ? WHERE name = ?", (profile, name))
+                    connection.execute("UPDATE servers SET profile = ? WHERE name = ?", (profile, name))
                     added.profiles[name] = profile
         return fresh
 
-    def _server_id(self, name: str, profile: str, added: _Catalogue) -> int:
+    def _server_id(self, connection: sqlite3.Connection, name: str, profile: str, added: _Catalogue) -> int:
         number = self._known.servers.get(name) or added.servers.get(name)
         if number is None:
             statement = "INSERT INTO servers (name, profile) VALUES (?, ?)"
-            number = self._connection.execute(statement, (name, profile)).lastrowid
+            number = connection.execute(statement, (name, profile)).lastrowid
             assert number is not None
             added.servers[name], added.profiles[name] = number, profile
         return number
 
-    def _state_id(self, state: str, added: _Catalogue) -> int:
+    def _state_id(self, connection: sqlite3.Connection, state: str, added: _Catalogue) -> int:
         number = self._known.states.get(state) or added.states.get(state)
         if number is None:
-            number = self._connection.execute("INSERT INTO states (name) VALUES (?)", (state,)).lastrowid
+            number = connection.execute("INSERT INTO states (name) VALUES (?)", (state,)).lastrowid
             assert number is not None
             added.states[state] = number
         return number
-
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        """All or nothing: commits with a flush to disk, or rolls back."""
-        connection = self._connection
-        try:
-            connection.execute("BEGIN IMMEDIATE")
-            yield connection
-            connection.execute("COMMIT")
-        except sqlite3.Error as error:
-            self._roll_back()
-            raise DataFileError(
-                f"{self.path.name} cannot be written: {error}.",
-                why="Rows count as accepted only when they are on disk, so these were refused; what was there stays.",
-                fix="Free some space on the disk of TFT_HISTORY_DIR and send the rows again.",
-                document=DOCUMENT,
-            ) from error
-        except BaseException:
-            self._roll_back()
-            raise
-
-    def _roll_back(self) -> None:
-        if self._connection.in_transaction:  # some errors have rolled back by themselves
-            with contextlib.suppress(sqlite3.Error):
-                self._connection.execute("ROLLBACK")
-
-    @contextlib.contextmanager
-    def _reading(self) -> Iterator[sqlite3.Connection]:
-        try:
-            yield self._connection
-        except sqlite3.Error as error:
-            raise DataFileError(
-                f"{self.path.name} cannot be read: {error}.",
-                why="The history that it holds cannot be shown.",
-                fix="Restart the daemon: it checks the file, sets a damaged one aside and goes on with a new one.",
-                document=DOCUMENT,
-            ) from error
-
-    def _move_aside(self) -> Path:
-        """Move the damaged file and its journal out of the way, together, under a name that tells when."""
-        target = self.path.with_name(f"{self.path.name}.damaged-{utc_now():%Y%m%dT%H%M%S%fZ}")
-        for suffix in ("", "-wal", "-shm"):
-            source = self.path.with_name(self.path.name + suffix)
-            if source.exists():
-                source.replace(target.with_name(target.name + suffix))
-        return target
-
-    def _unusable(self, error: Exception) -> DaemonError | DataFileError:
-        if "locked" in str(error):
-            return DaemonError(
-                f"{self.path} is in use by another process.",
-                why="One daemon owns its history; two would overwrite each other's.",
-                fix="Stop the other daemon, or give this one a folder of its own with TFT_HISTORY_DIR.",
-                document=DOCUMENT,
-            )
-        return DataFileError(
-            f"{self.path} cannot be opened: {error}.",
-            why="The daemon acknowledges rows only when they are on disk, so it does not start without its file.",
-            fix="Check the folder's permissions and free space, or choose another with TFT_HISTORY_DIR.",
-            document=DOCUMENT,
-        )
 
 
 def _moment(us: int | None) -> datetime | None:

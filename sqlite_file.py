@@ -1,4 +1,4 @@
-"""How a small SQLite file of one process is opened, checked, changed all or nothing, and set aside when it is damaged.
+"""How a SQLite file of one process is opened, checked, changed all or nothing, and set aside when it is damaged.
 
 WAL with `synchronous=FULL`: when a transaction has ended, its content survives a crash of the process or the machine.
 Knows nothing of what the tables hold.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,9 +53,13 @@ class SqliteFile:
     path : Path
         Its folder is made if it is not there.
     schema : Schema
+    read : callable, optional
+        Reads what is to be known of the content when the file is opened, and again from a new file if the one that was
+        there is damaged. A KeyError from it says that the content contradicts itself: damaged, too.
 
     Attributes
     ----------
+    path : Path
     set_aside : Path or None
         Where a damaged file was moved when this one was opened.
 
@@ -67,10 +71,11 @@ class SqliteFile:
         If it cannot be read or written.
     """
 
-    def __init__(self, path: Path, schema: Schema) -> None:
+    def __init__(self, path: Path, schema: Schema, read: Callable[[sqlite3.Connection], None] = lambda _: None) -> None:
         self.path = path
         self.set_aside: Path | None = None
         self._schema = schema
+        self._read = read
         self._lock = threading.RLock()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -105,8 +110,8 @@ class SqliteFile:
                 self._roll_back()
                 raise DataFileError(
                     f"{self.path.name} cannot be written: {error}.",
-                    why="A change counts only when it is on disk, so this one was not made; what was there stays.",
-                    fix="Free some space on the disk of TFT_HISTORY_DIR and try again.",
+                    why="What is not on disk does not count, so nothing was changed; what was there stays.",
+                    fix="Free some space on the disk of TFT_HISTORY_DIR and send it again.",
                     document=DOCUMENT,
                 ) from error
             except BaseException:
@@ -128,7 +133,7 @@ class SqliteFile:
             except sqlite3.Error as error:
                 raise DataFileError(
                     f"{self.path.name} cannot be read: {error}.",
-                    why=f"The {self._schema.content} that it holds cannot be shown.",
+                    why=f"Its {self._schema.content} cannot be shown.",
                     fix="Restart the daemon: it checks the file, sets a damaged one aside and goes on with a new one.",
                     document=DOCUMENT,
                 ) from error
@@ -137,7 +142,8 @@ class SqliteFile:
     def _open(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self.path, timeout=1.0, isolation_level=None, check_same_thread=False)
         try:
-            connection.execute("PRAGMA locking_mode = EXCLUSIVE")  # one process owns the file
+            # One process owns the file: nobody else can change it meanwhile, and no shared memory is needed
+            connection.execute("PRAGMA locking_mode = EXCLUSIVE")
             connection.execute("PRAGMA trusted_schema = OFF")
             self._check_owner(connection)
             connection.execute("PRAGMA journal_mode = WAL")
@@ -151,10 +157,11 @@ class SqliteFile:
             connection.execute("COMMIT")
             if connection.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
                 raise _DamagedError
+            self._read(connection)
         except sqlite3.OperationalError:  # locked, no space, no permission: not the file's fault
             connection.close()
             raise
-        except sqlite3.DatabaseError as error:  # no database, or malformed
+        except (sqlite3.DatabaseError, KeyError) as error:  # no database, or malformed
             connection.close()
             raise _DamagedError from error
         except BaseException:

@@ -71,7 +71,7 @@ def create_app(settings: Settings, model_dir: Path, data: Path | None = None, ke
     def status() -> dict[str, Any]:
         return {**daemon.status(), "access": keys.as_dict()}
 
-    metrics = DaemonMetrics(status, lambda: daemon.open_alerts)
+    metrics = DaemonMetrics(status, lambda: daemon.open_alerts, daemon.delivery.status)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

@@ -192,6 +192,7 @@ def test_delivery_tells_how_it_goes_and_of_addresses_no_more_than_the_host(
     client: TestClient, receiver: LocalReceiver
 ) -> None:
     wait_for(lambda: client.get("/alerts/delivery").json()["alertmanager"]["failing_since"])
+    assert 'tft_alert_delivery_failing{receiver="alertmanager"} 1.0' in client.get("/metrics").text
     answer = client.get("/alerts/delivery")
     routes.DeliveryStatus.model_validate(answer.json())
     assert answer.json()["webhook"]["receiver"] == f"http://127.0.0.1:{receiver.port}"

@@ -132,7 +132,7 @@ def test_a_websocket_is_counted_but_its_length_is_no_latency() -> None:
     def nothing() -> Any:
         raise AssertionError("not asked for")
 
-    metrics = DaemonMetrics(nothing, nothing)
+    metrics = DaemonMetrics(nothing, nothing, nothing)
     metrics.observe("/ws/predictions", "WS", 101, 3600.0)
     assert metrics._requests.labels("/ws/predictions", "WS", "101")._value.get() == 1
     assert list(metrics._seconds._metrics) == []

@@ -186,15 +186,15 @@ def test_pruning_deletes_old_steps_and_names_servers_of_which_nothing_is_left(tm
 def test_a_full_disk_refuses_rows_whole_and_recovers_without_a_restart(tmp_path: Path) -> None:
     with HistoryStore(tmp_path) as store:
         store.append(rows())
-        pages = store._connection.execute("PRAGMA page_count").fetchone()[0]
-        store._connection.execute(f"PRAGMA max_page_count = {pages + 2}")
+        pages = store._file._connection.execute("PRAGMA page_count").fetchone()[0]
+        store._file._connection.execute(f"PRAGMA max_page_count = {pages + 2}")
         many = rows(names=("ppml0001", "ppml0002"), steps=2_000)
         with pytest.raises(DataFileError, match="full") as caught:
             store.append_all([rows(start=START + timedelta(hours=1)), many])
         assert caught.value.document == "Docs/DAEMON.md"
         assert (store.rows, store.servers, store.newest) == (12, 2, START + timedelta(minutes=25))
         assert_same_rows(store.window(), rows())
-        store._connection.execute("PRAGMA max_page_count = 1000000")
+        store._file._connection.execute("PRAGMA max_page_count = 1000000")
         assert store.append(many).all()
     with HistoryStore(tmp_path) as store:
         assert store.rows == 12 + len(many) and store.set_aside is None
@@ -250,7 +250,7 @@ def test_another_programs_database_is_refused_and_left_alone(tmp_path: Path) -> 
 def test_a_newer_schema_is_refused_and_left_alone(tmp_path: Path) -> None:
     HistoryStore(tmp_path).close()
     connection = sqlite3.connect(tmp_path / STORE_FILE)
-    connection.execute(f"PRAGMA user_version = {history_store.SCHEMA_VERSION + 1}")
+    connection.execute(f"PRAGMA user_version = {history_store._SCHEMA.version + 1}")
     connection.close()
     with pytest.raises(DaemonError, match="reads up to 1"):
         HistoryStore(tmp_path)

@@ -604,7 +604,7 @@ def test_a_full_disk_refuses_rows_while_reading_goes_on(client: TestClient, flee
     app = client.app
     assert isinstance(app, FastAPI)
     before = post_and_wait(client, json_rows(fleet_now))
-    connection = app.state.daemon._store._connection
+    connection = app.state.daemon._store._file._connection
     connection.execute("PRAGMA max_page_count = 1")  # SQLite takes the present size as the least
     many = [row("host1", NOW - timedelta(seconds=number + 1)) for number in range(20_000)]
     assert "full" in assert_problem(client.post("/ingest", json=many), 507, "storage-failed")["what"]
