@@ -25,6 +25,7 @@ from alert_outcomes import OutcomeJudge
 from common_utils import iso_z, utc_now
 from config import Settings
 from daemon_answers import to_json
+from daemon_arrow import ARROW_STREAM, StreamLimits, judge_stream
 from daemon_problems import RequestError, busy
 from daemon_rows import JudgedRows, RowLimits, judge_rows, rows_of_body
 from daemon_schemas import PRODUCT_VERSION
@@ -126,16 +127,15 @@ class Daemon:
 
     @contextlib.asynccontextmanager
     async def receive_body(self, request: Request) -> AsyncIterator[bytes]:
-        """Body of a request, read within the bounds of size, time and memory.
+        """Body of a request whose format was checked, read within the bounds of size, time and memory.
 
         Raises
         ------
         RequestError
-            415, 413, 408 or 503.
+            413, 408 or 503.
         """
         settings = self._settings
         limit = int(settings.max_body_mb * 1_000_000)
-        _require_json(request)
         announced = request.headers.get("content-length", "")
         if announced.isdecimal() and int(announced[:20]) > limit:
             raise _too_large(limit)
@@ -167,8 +167,14 @@ class Daemon:
         finally:
             self._body_bytes -= size
 
-    async def ingest(self, body: bytes) -> dict[str, Any]:
+    async def ingest(self, body: bytes, kind: str = "application/json") -> dict[str, Any]:
         """Take in the rows of a body; when this returns, the accepted ones are on disk and will be forecast.
+
+        Parameters
+        ----------
+        body : bytes
+        kind : str
+            Media type of the body, as `require_rows` gave it.
 
         Raises
         ------
@@ -177,7 +183,7 @@ class Daemon:
         DataFileError
             If the disk is full or fails; none of the rows is stored then.
         """
-        judged = await asyncio.get_running_loop().run_in_executor(self._judging, self._judge, body)
+        judged = await asyncio.get_running_loop().run_in_executor(self._judging, self._judge, body, kind)
         new = np.zeros(0, dtype=np.bool_)
         if len(judged.frame):
             new = await asyncio.wrap_future(self._writer.submit(judged.frame))
@@ -190,8 +196,12 @@ class Daemon:
             self._counts[name] += count
         return {**result, "errors": judged.rejections}
 
-    def _judge(self, body: bytes) -> JudgedRows:
-        return judge_rows(rows_of_body(body, self._settings.max_rows_per_request), self._limits())
+    def _judge(self, body: bytes, kind: str) -> JudgedRows:
+        most = self._settings.max_rows_per_request
+        if kind == ARROW_STREAM:
+            stream_limits = StreamLimits.of_body(int(self._settings.max_body_mb * 1_000_000), most)
+            return judge_stream(body, stream_limits, self._limits())
+        return judge_rows(rows_of_body(body, most), self._limits())
 
     def _limits(self) -> RowLimits:
         """What a row's time and server may be now. Age counts from the newest row: recorded data may be old."""
@@ -437,18 +447,28 @@ class Daemon:
         )
 
 
-def _require_json(request: Request) -> None:
-    """Refuse other formats; this also keeps foreign pages in a browser from posting, as they may not send JSON."""
+def require_rows(request: Request) -> str:
+    """Media type of a body of rows; other ones are refused.
+
+    This also keeps foreign pages in a browser from posting, as they may send neither without being asked first.
+
+    Raises
+    ------
+    RequestError
+        415.
+    """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     coding = request.headers.get("content-encoding", "identity").strip().lower()
-    if kind != "application/json" or coding not in {"", "identity"}:
-        raise RequestError(
-            415,
-            "not-json",
-            f"The body is {shorten(kind or 'of no stated type')}, content encoding {shorten(coding)}.",
-            why="Rows are taken as plain JSON.",
-            fix="Send the header Content-Type: application/json and no Content-Encoding (`curl --json @rows.json`).",
-        )
+    if kind in {"application/json", ARROW_STREAM} and coding in {"", "identity"}:
+        return kind
+    raise RequestError(
+        415,
+        "not-json",
+        f"The body is {shorten(kind or 'of no stated type')}, content encoding {shorten(coding)}.",
+        why="Rows are taken as plain JSON or as an Arrow stream, which compresses its own buffers.",
+        fix="Send the header Content-Type: application/json (`curl --json @rows.json`) or "
+        f"{ARROW_STREAM}, and no Content-Encoding.",
+    )
 
 
 def _too_large(limit: int) -> RequestError:

@@ -13,6 +13,7 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pydantic_core
 
@@ -41,10 +42,12 @@ LARGEST_VALUE = 1e12
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _MICROSECOND = timedelta(microseconds=1)
+Objects = npt.NDArray[np.object_]
+
 _COLUMNS = frozenset(REQUIRED_COLUMNS)
 _STATES = frozenset(VALID_STATES)
 _PROFILES = frozenset(VALID_PROFILES)
-_BOUNDS = tuple((metric.column, metric.lower, metric.upper or LARGEST_VALUE, metric.unit) for metric in METRICS)
+METRIC_BOUNDS = tuple((metric.column, metric.lower, metric.upper or LARGEST_VALUE, metric.unit) for metric in METRICS)
 
 _BODY_FIX = (
     'Send JSON like {"rows": [{"timestamp": "2026-01-05T10:00:00Z", "server_name": "ppweb001", "cpu_pct": 41.2}]}.'
@@ -127,7 +130,7 @@ def rows_of_body(body: bytes, max_rows: int) -> list[Any]:
 
 def judge_rows(rows: Sequence[Any], limits: RowLimits) -> JudgedRows:
     """Sort rows into valid ones and itemised rejections; never raises, whatever the rows are."""
-    judge = _Judge(limits)
+    judge = RowJudge(limits)
     accepted: list[tuple[Any, ...]] = []
     rejections: list[dict[str, Any]] = []
     for index, row in enumerate(rows):
@@ -135,17 +138,23 @@ def judge_rows(rows: Sequence[Any], limits: RowLimits) -> JudgedRows:
             accepted.append(judge.judge(row))
         except _RowError as error:
             if len(rejections) < MAX_LISTED_REJECTIONS:
-                rejections.append({"row": index, "server_name": _shown_name(row), "what": str(error)})
+                rejections.append({"row": index, "server_name": shown_name(row), "what": str(error)})
     return JudgedRows(_frame_of(accepted), len(rows) - len(accepted), rejections)
 
 
-class _Judge:
-    """Judges the rows of one request; remembers times and names, which repeat."""
+class RowJudge:
+    """Judges the rows of one request; remembers times and names, which repeat.
+
+    Attributes
+    ----------
+    earliest_us, latest_us : int
+        Bounds of a row's time in microseconds since 1970.
+    """
 
     def __init__(self, limits: RowLimits) -> None:
         self._limits = limits
-        self._latest = _microseconds(limits.latest)
-        self._earliest = 0 if limits.earliest is None else _microseconds(limits.earliest)
+        self.latest_us = _microseconds(limits.latest)
+        self.earliest_us = 0 if limits.earliest is None else _microseconds(limits.earliest)
         self._times: dict[str, int | str] = {}  # microseconds, or what is wrong
         self._names: dict[str, str] = {}  # valid name → its profile
         self._wrong_names: dict[str, str] = {}
@@ -159,7 +168,7 @@ class _Judge:
             unknown = [_plain(name) for name in row if name not in _COLUMNS]
             raise _RowError(f"unknown member(s) {shorten(unknown)}: the contract's are {', '.join(REQUIRED_COLUMNS)}")
         time = self._time(row.get(TIMESTAMP))
-        metrics = [_metric(row.get(column), column, lower, upper, unit) for column, lower, upper, unit in _BOUNDS]
+        metrics = [_metric(row.get(column), column, lower, upper, unit) for column, lower, upper, unit in METRIC_BOUNDS]
         state = row.get(STATE)
         if state is not None and not (type(state) is str and state in _STATES):
             raise _RowError(f"`state` is {_shown(state)}, none of {', '.join(VALID_STATES)}")
@@ -173,12 +182,17 @@ class _Judge:
     def _time(self, text: Any) -> int:
         if type(text) is not str:
             raise _RowError("`timestamp` is missing" if text is None else f"`timestamp` is {_kind(text)}, not ISO 8601")
-        time = self._times.get(text)
-        if time is None:
-            time = self._times[text] = self._parse_time(text)
+        time = self.time_of(text)
         if type(time) is str:
             raise _RowError(time)
         return time  # type: ignore[return-value]
+
+    def time_of(self, text: str) -> int | str:
+        """Microseconds since 1970 of a text, or what is wrong with it."""
+        time = self._times.get(text)
+        if time is None:
+            time = self._times[text] = self._parse_time(text)
+        return time
 
     def _parse_time(self, text: str) -> int | str:
         try:
@@ -187,13 +201,28 @@ class _Judge:
             time = _microseconds(moment)
         except (ValueError, OverflowError):
             return f"`timestamp` is {_shown(text)}, not ISO 8601 such as 2026-01-05T10:00:00Z"
-        if time > self._latest:
+        if time > self.latest_us:
             return f"`timestamp` {_shown(text)} lies in the future, after {_iso(self._limits.latest)}"
-        if time < self._earliest:
+        if time < self.earliest_us:
             if self._limits.earliest is None:
                 return f"`timestamp` {_shown(text)} lies before 1970"
             return f"`timestamp` {_shown(text)} is older than what is kept, before {_iso(self._limits.earliest)}"
         return time
+
+    def profile_of(self, name: str) -> str | None:
+        """Profile of a server that does not say which it has; None if the server is refused."""
+        try:
+            return self._profile(name)
+        except _RowError:
+            return None
+
+    def fault_of(self, row: Any) -> str:
+        """What is wrong with a row that is to be refused."""
+        try:
+            self.judge(row)
+        except _RowError as error:
+            return str(error)
+        raise AssertionError("the row is valid")
 
     def _profile(self, name: Any) -> str:
         """Profile of a server that does not say which it has."""
@@ -232,17 +261,28 @@ def _metric(value: Any, column: str, lower: float, upper: float, unit: str) -> f
 def _frame_of(accepted: list[tuple[Any, ...]]) -> pd.DataFrame:
     columns = list(zip(*accepted, strict=True)) or [()] * len(REQUIRED_COLUMNS)
     times, names, *metrics, states, profiles = columns
-    values = {name: np.array(column, np.float64) for name, column in zip(METRIC_COLUMNS, metrics, strict=True)}
-    frame = pd.DataFrame(
-        {
-            TIMESTAMP: pd.to_datetime(np.array(times, dtype="datetime64[us]"), utc=True),
-            SERVER_NAME: np.array(names, dtype=object),
-            **values,
-        }
+    return contract_frame(
+        np.array(times, np.int64),
+        np.array(names, dtype=object),
+        {name: np.array(column, np.float64) for name, column in zip(METRIC_COLUMNS, metrics, strict=True)},
+        np.array(states, dtype=object),
+        np.array(profiles, dtype=object),
     )
-    given = np.array(states, dtype=object)
-    frame[STATE] = np.where(given == None, derived_state_names(values, len(given)), given)  # noqa: E711 - element by element
-    frame[PROFILE] = np.array(profiles, dtype=object)
+
+
+def contract_frame(
+    times: npt.NDArray[np.int64],
+    names: Objects,
+    metrics: dict[str, npt.NDArray[np.float64]],
+    states: Objects,
+    profiles: Objects,
+) -> pd.DataFrame:
+    """Contract frame of judged columns: microseconds since 1970, and None for states that are to be derived."""
+    frame = pd.DataFrame(
+        {TIMESTAMP: pd.to_datetime(times.view("datetime64[us]"), utc=True), SERVER_NAME: names, **metrics}
+    )
+    frame[STATE] = np.where(states == None, derived_state_names(metrics, len(states)), states)  # noqa: E711 - each of them
+    frame[PROFILE] = profiles
     return frame
 
 
@@ -267,7 +307,8 @@ def _shown(value: Any) -> str:
     return _plain(shorten(value)) if isinstance(value, (str, int, float)) else _kind(value)
 
 
-def _shown_name(row: Any) -> str | None:
+def shown_name(row: Any) -> str | None:
+    """Name of a refused row's server as it may be shown; None if there is none."""
     name = row.get(SERVER_NAME) if type(row) is dict else None
     return _plain(name if len(name) <= 80 else f"{name[:80]}…") if type(name) is str else None
 

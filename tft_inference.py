@@ -34,7 +34,8 @@ from common_utils import configure_logging
 from config import Settings
 from daemon_alert_routes import alert_routes
 from daemon_answers import ReadyAnswer, accepts_gzip, to_json
-from daemon_core import MAX_HISTORY_HOURS, Daemon
+from daemon_arrow import ARROW_STREAM
+from daemon_core import MAX_HISTORY_HOURS, Daemon, require_rows
 from daemon_gate import Gate, Limits
 from daemon_metrics import DaemonMetrics
 from daemon_policy import describe
@@ -226,7 +227,13 @@ def _add_data_routes(app: FastAPI, daemon: Daemon) -> None:
         """What was measured on one server in the last hours, averaged over 5-minute steps; null for gaps."""
         return _json(daemon.history(server_name, hours))
 
-    body = {"required": True, "content": {"application/json": {"schema": schemas.IngestRequest.model_json_schema()}}}
+    body = {
+        "required": True,
+        "content": {
+            "application/json": {"schema": schemas.IngestRequest.model_json_schema()},
+            ARROW_STREAM: {"schema": {"type": "string", "format": "binary"}},
+        },
+    }
 
     @app.post(
         "/ingest",
@@ -234,10 +241,10 @@ def _add_data_routes(app: FastAPI, daemon: Daemon) -> None:
         tags=["data"],
         openapi_extra={"requestBody": body},
         responses=problems(
-            s400="no JSON",
+            s400="no JSON, or no Arrow stream",
             s408="the body came too slowly",
             s413="too many bytes or rows",
-            s415="another format than JSON",
+            s415="another format than JSON or an Arrow stream",
             s422="no row could be accepted",
             s503="too much at once",
             s507="the disk is full",
@@ -245,8 +252,9 @@ def _add_data_routes(app: FastAPI, daemon: Daemon) -> None:
     )
     async def ingest(request: Request) -> Response:
         """Take in measurements. A 200 means that the accepted rows are on disk; what was sent before is a duplicate."""
+        kind = require_rows(request)
         async with daemon.receive_body(request) as content:
-            result = await daemon.ingest(content)
+            result = await daemon.ingest(content, kind)
         if result["rejected"] and not result["accepted"] and not result["duplicates"]:
             raise RequestError(
                 422,

@@ -16,6 +16,7 @@ from urllib.parse import quote
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from conftest import FLEET, make_fleet, write_fleet
 from fastapi import FastAPI
@@ -767,3 +768,26 @@ def test_the_document_names_every_route_problem_and_setting(served: TestClient) 
     own = (root / "config.py").read_text().split("# Daemon\n")[1].split("\n\n")[0]
     settings = re.findall(r"^    (\w+):", own, re.MULTILINE)
     assert len(settings) > 10 and all(f"`{name}`" in document for name in settings)
+
+
+def test_an_arrow_stream_is_taken_in_as_json_rows_are(client: TestClient) -> None:
+    table = pa.table(
+        {
+            TIMESTAMP: pa.array([NOW, NOW, NOW], pa.timestamp("ms", tz="UTC")),
+            SERVER_NAME: pa.array(["ppweb001", "ppweb001", "ppdb001"]).dictionary_encode(),
+            "cpu_pct": [41.5, 41.5, 140.0],
+        }
+    )
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
+        writer.write_table(table)
+    body, headers = sink.getvalue().to_pybytes(), {"Content-Type": "application/vnd.apache.arrow.stream"}
+    answer = client.post("/ingest", content=body, headers=headers)
+    schemas.IngestResult.model_validate(answer.json())
+    assert answer.json()["accepted"] == answer.json()["duplicates"] == answer.json()["rejected"] == 1
+    assert answer.json()["errors"][0]["what"] == "`cpu_pct` is 140.0, outside 0 to 100 %"
+    assert post(client, [row()]) == {"accepted": 0, "duplicates": 1, "rejected": 0, "errors": []}
+    assert_problem(client.post("/ingest", content=body[:-100], headers=headers), 400, "no-arrow")
+    assert_problem(
+        client.post("/ingest", content=body, headers={**headers, "Content-Encoding": "gzip"}), 415, "not-json"
+    )
