@@ -242,23 +242,12 @@ def alert_routes(daemon: Daemon) -> APIRouter:
         cursor: Annotated[str | None, Query(max_length=18, pattern="^[0-9]+$")] = None,
     ) -> Response:
         """Alerts that were open in the last hours of the data, with what became of them; the last opened first."""
-        since = (daemon.newest or utc_now()) - timedelta(hours=hours)
-        before = None if cursor is None else int(cursor)
-        found = desk.store.history(since, server, before, limit + 1)
-        alerts, more = found[:limit], len(found) > limit
-        return _json(
-            {
-                "count": len(alerts),
-                "cursor": str(alerts[-1].number) if more else None,
-                "alerts": [as_history(alert) for alert in alerts],
-            }
-        )
+        return _json(past_alerts(daemon, hours, server, limit, None if cursor is None else int(cursor)))
 
     @router.get("/silences", response_model=Silences)
     def silences() -> Response:
         """Silences that hold, that will, or that held lately."""
-        found = desk.silences()
-        return _json({"count": len(found), "silences": found})
+        return _json(silences_of(daemon))
 
     @router.post(
         "/silences",
@@ -327,6 +316,26 @@ def alert_routes(daemon: Daemon) -> APIRouter:
         return _json(await asyncio.wrap_future(daemon.delivery.test()))
 
     return router
+
+
+def past_alerts(
+    daemon: Daemon, hours: int, server: str | None, limit: int = 100, before: int | None = None
+) -> dict[str, Any]:
+    """Answer of /alerts/history: those that were open in the last hours of the data, the last opened first."""
+    since = (daemon.newest or utc_now()) - timedelta(hours=hours)
+    found = daemon.alerts.store.history(since, server, before, limit + 1)
+    alerts, more = found[:limit], len(found) > limit
+    return {
+        "count": len(alerts),
+        "cursor": str(alerts[-1].number) if more else None,
+        "alerts": [as_history(alert) for alert in alerts],
+    }
+
+
+def silences_of(daemon: Daemon) -> dict[str, Any]:
+    """Answer of /alerts/silences."""
+    found = daemon.alerts.silences()
+    return {"count": len(found), "silences": found}
 
 
 def _json(content: Any, status: int = 200) -> Response:

@@ -31,9 +31,10 @@ from daemon_rows import JudgedRows, RowLimits, judge_rows, rows_of_body
 from daemon_schemas import PRODUCT_VERSION
 from daemon_stream import PredictionStream
 from daemon_writer import RowWriter
-from data_contract import METRIC_COLUMNS, STATE, STEP_MINUTES, TIMESTAMP, ProductError, shorten
+from data_contract import METRIC_COLUMNS, SERVED_QUANTILES, STATE, STEP_MINUTES, TIMESTAMP, ProductError, shorten
 from data_validator import load_valid_tail
 from fleet_grid import step_of, time_of
+from forecast_archive import ForecastArchive
 from forecast_loop import ForecastLoop, PredictionSet
 from history_store import HistoryStore
 from tft_risk import path_record
@@ -72,7 +73,8 @@ class Daemon:
         self.stream = PredictionStream(settings.max_websockets)
         self.alerts = AlertDesk(settings)
         self.delivery = AlertDelivery(settings, self.alerts, settings.history_dir, self._judge_alerts)
-        self._loop = ForecastLoop(settings, model_dir, lambda _: self.stream.publish(), self._prune, self.alerts)
+        self._archive = ForecastArchive(settings.history_dir, timedelta(days=settings.forecast_keep_days))
+        self._loop = ForecastLoop(settings, model_dir, self._published, self._prune, self.alerts)
         self.alerts.watched_by(self._loop.refresh_alerts, self.delivery.poke)
 
     # ------------------------------------------------------------------------------------------------ opening, closing
@@ -119,6 +121,7 @@ class Daemon:
             self._judging.shutdown()
             self._writer.stop()
             self._loop.stop()
+            self._archive.close()
             self.delivery.stop()
             self.alerts.close()
             self._store.close()
@@ -247,6 +250,16 @@ class Daemon:
         except ProductError as error:
             log.warning("old history could not be deleted", reason=error.what)
 
+    def _published(self, published: PredictionSet) -> None:
+        """Tell those who wait for new forecasts, and remember them; called by the forecast loop."""
+        self.stream.publish()
+        if published.forecast is None or not self._settings.forecast_keep_days:
+            return
+        try:
+            self._archive.note(published.forecast)
+        except ProductError as error:  # a comparison less; forecasting goes on
+            log.warning("past forecasts could not be kept", reason=error.what)
+
     def _judge_alerts(self) -> bool:
         return self._outcomes.judge(self.alerts.store, self._store.newest)
 
@@ -306,7 +319,11 @@ class Daemon:
 
     def etag(self, published: PredictionSet, *, stale: bool) -> str:
         """Weak validator: an answer with the same tag differs in the data's age at most."""
-        return f'W/"{self._boot}-{published.sequence}-{int(stale)}"'
+        return f'W/"{self.set_id(published)}-{int(stale)}"'
+
+    def set_id(self, published: PredictionSet) -> str:
+        """Tells one set of forecasts from another, also from those of the process before."""
+        return f"{self._boot}-{published.sequence}"
 
     def provenance(self, published: PredictionSet, newest: datetime | None = None) -> dict[str, Any]:
         """Which model, from when, how old: what every answer with forecasts tells.
@@ -360,6 +377,31 @@ class Daemon:
             "timestamps": [iso_z(time_of(step)) for step in steps.index],
             "metrics": {column: steps[column].round(4).tolist() for column in METRIC_COLUMNS},  # NaN becomes null
             "states": steps[STATE].tolist(),
+        }
+
+    def past_forecasts(self, name: str, horizon: str, hours: int) -> dict[str, Any]:
+        """Answer with what had been forecast for the steps that `history` gives, a horizon ahead of each.
+
+        Raises
+        ------
+        RequestError
+            404 if no row of the server is kept.
+        """
+        profile, newest = self._store.profile(name), self._store.newest
+        if profile is None or newest is None:
+            raise _no_server(name)
+        last = step_of(newest)
+        found = self._archive.of_server(name, horizon, last - hours * 60 // STEP_MINUTES + 1, last)
+        return {
+            "server_name": name,
+            "profile": profile,
+            "horizon": horizon,
+            "step_minutes": STEP_MINUTES,
+            "timestamps": [iso_z(time_of(step)) for step in found.index],
+            "metrics": {
+                metric: {quantile: found[metric, quantile].round(3).tolist() for quantile in SERVED_QUANTILES}
+                for metric in METRIC_COLUMNS
+            },
         }
 
     def stream_message(self) -> bytes | None:

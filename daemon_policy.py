@@ -50,6 +50,8 @@ POLICY: Final[dict[str, Access]] = {
     "GET /alerts/delivery": "read",
     "POST /alerts/test": "admin",
     "GET /history/{server_name:path}": "read",
+    "GET /forecasts/{server_name:path}": "read",
+    "GET /snapshot": "read",
     "POST /ingest": "write",
     "WS /ws/predictions": "read",
 }

@@ -82,9 +82,9 @@ def internal_error(request_id: str) -> RequestError:
     )
 
 
-def problem_response(error: RequestError) -> Response:
-    """The error as an HTTP response."""
-    content = {
+def problem_content(error: RequestError) -> dict[str, Any]:
+    """The members of the answer that tells of an error."""
+    return {
         "type": f"urn:tft:problem:{error.kind}",
         "title": error.kind.replace("-", " ").capitalize(),
         "status": error.status,
@@ -92,7 +92,11 @@ def problem_response(error: RequestError) -> Response:
         **error.as_dict(),
         **error.extra,
     }
-    return Response(pydantic_core.to_json(content), error.status, error.headers, PROBLEM_JSON)
+
+
+def problem_response(error: RequestError) -> Response:
+    """The error as an HTTP response."""
+    return Response(pydantic_core.to_json(problem_content(error)), error.status, error.headers, PROBLEM_JSON)
 
 
 def install_problem_handlers(app: FastAPI) -> None:

@@ -41,6 +41,7 @@ from daemon_metrics import DaemonMetrics
 from daemon_policy import describe
 from daemon_problems import DAEMON_DOCUMENT, RequestError, install_problem_handlers
 from daemon_schemas import problems
+from daemon_snapshot import snapshot_routes
 from data_contract import DaemonError, ProductError
 from forecast_loop import PredictionSet
 
@@ -101,6 +102,7 @@ def create_app(settings: Settings, model_dir: Path, data: Path | None = None, ke
     install_problem_handlers(app)
     app.include_router(daemon_docs.router)
     app.include_router(alert_routes(daemon))
+    app.include_router(snapshot_routes(daemon, status, _note))
     _add_operation_routes(app, daemon, status, metrics)
     _add_prediction_routes(app, daemon)
     _add_data_routes(app, daemon)
