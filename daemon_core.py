@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import secrets
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,7 @@ class Daemon:
 
     def __init__(self, settings: Settings, model_dir: Path, data: Path | None = None) -> None:
         self._settings = settings
+        self.model_dir = model_dir
         self._data = data
         self._started_at = utc_now()
         self._boot = secrets.token_hex(4)  # makes the ETags of this process differ from those of the one before
@@ -378,6 +379,30 @@ class Daemon:
             "metrics": {column: steps[column].round(4).tolist() for column in METRIC_COLUMNS},  # NaN becomes null
             "states": steps[STATE].tolist(),
         }
+
+    def explain(self, published: PredictionSet, name: str) -> dict[str, Any]:
+        """Answer of /explain: what drives a server's forecast; made from the newest rows with the model in use.
+
+        Raises
+        ------
+        RequestError
+            503 if the model has changed since the forecasts were made: theirs cannot be explained any more.
+        """
+        try:
+            model, explanation = self._loop.explain(name)
+        except KeyError:
+            raise self._no_forecast(published, name) from None
+        if model != published.model:
+            what = "Another model has just been taken over."
+            raise busy(what, status=503, kind="busy", retry_after_seconds=1)
+        return {
+            **explanation.as_dict(),
+            "model": {"name": model.name, "model_version": model.model_version},
+        }
+
+    def reload_model(self) -> Future[ProductError | None]:
+        """Have the model folder judged now; the future tells why what lies there is refused, if it is."""
+        return self._loop.reload()
 
     def past_forecasts(self, name: str, horizon: str, hours: int) -> dict[str, Any]:
         """Answer with what had been forecast for the steps that `history` gives, a horizon ahead of each.

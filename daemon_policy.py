@@ -52,6 +52,10 @@ POLICY: Final[dict[str, Access]] = {
     "GET /history/{server_name:path}": "read",
     "GET /forecasts/{server_name:path}": "read",
     "GET /snapshot": "read",
+    "GET /fleet/summary": "read",
+    "GET /explain/{server_name:path}": "read",
+    "GET /models": "read",
+    "POST /models/reload": "admin",
     "POST /ingest": "write",
     "WS /ws/predictions": "read",
 }

@@ -120,9 +120,11 @@ class Provenance(Answer):
 
 
 class CurrentPredictions(Provenance):
-    """Forecasts of the whole fleet."""
+    """Forecasts of the whole fleet, or a page of them; a page also tells how many match and where the next begins."""
 
     count: int
+    total: int | None = None
+    next_cursor: str | None = None
     predictions: list[Prediction]
     offline: list[OfflineServer]
 

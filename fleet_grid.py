@@ -270,6 +270,17 @@ class RollingGrid:
             states=self._averages.states.copy(),
         )
 
+    def of_server(self, name: str) -> FleetGrid:
+        """Present content of one server as an independent grid; KeyError if nothing was heard of it."""
+        position = self._index[name]
+        return FleetGrid(
+            names=(name,),
+            profiles=(self._profiles[position],),
+            first_step=self._end - self._n_steps,
+            values=self._averages.means(position),
+            states=self._averages.states[position : position + 1].copy(),
+        )
+
     def forget(self, names: Sequence[str]) -> None:
         """Drop servers that are gone for good."""
         keep = [position for name, position in self._index.items() if name not in set(names)]

@@ -12,6 +12,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -26,10 +27,12 @@ from config import Settings
 from daemon_answers import ReadyAnswer, to_json
 from data_contract import MODEL_FILES, TIMESTAMP, ModelFolderError, ProductError
 from fleet_grid import FleetGrid, RollingGrid
+from fleet_summary import RankedFleet, summary_of
 from forecast import Forecast
-from tft_risk import AlertBook, assess, prediction_records
+from tft_risk import AlertBook, ServerRisk, assess, prediction_records
 
 if TYPE_CHECKING:
+    from forecast_explanation import Explanation
     from tft_forecaster import Forecaster, ModelInfo
 
 log = structlog.stdlib.get_logger(__name__)
@@ -61,6 +64,12 @@ class PredictionSet:
         ISO 8601: the last step used, and when the set was made.
     current, alerts : ReadyAnswer
         The answers of /predictions/current and /alerts/active.
+    risks : tuple of ServerRisk
+        One per forecast server.
+    ranked : RankedFleet
+        The same servers by risk.
+    summary : dict
+        The fleet in figures.
     open_alerts : tuple of dict
         What is in `alerts`, before it says who has seen them and which are silenced.
     alert_count : int
@@ -77,6 +86,9 @@ class PredictionSet:
     generated_at: str
     current: ReadyAnswer
     alerts: ReadyAnswer
+    risks: tuple[ServerRisk, ...]
+    ranked: RankedFleet
+    summary: dict[str, Any]
     open_alerts: tuple[dict[str, Any], ...]
     alert_count: int
 
@@ -150,6 +162,7 @@ class ForecastLoop:
         self._forecast_added = 0  # those that the newest forecast, or attempt at one, has seen
         self._added_at = 0.0
         self._stopping = False
+        self._reloads: list[Future[ProductError | None]] = []
         self._thread = threading.Thread(target=self._run, name="forecast-loop", daemon=True)
 
     # --------------------------------------------------------------------------------------- called from other threads
@@ -198,6 +211,34 @@ class ForecastLoop:
             if self.published is not None:
                 self.published = self._marked(self.published)
 
+    def reload(self) -> Future[ProductError | None]:
+        """Judge the model folder now, even one that was refused before; the future tells why it is refused, if so."""
+        asked: Future[ProductError | None] = Future()
+        with self._wake:
+            if self._stopping:
+                asked.cancel()
+                return asked
+            self._reloads.append(asked)
+            self._wake.notify()
+        return asked
+
+    def explain(self, name: str) -> tuple[ModelInfo, Explanation]:
+        """Say what drives the forecast of one server that the newest rows give, with the model in use.
+
+        Raises
+        ------
+        KeyError
+            If there is no model, or no row of the server in memory.
+        """
+        from forecast_explanation import explain
+
+        forecaster = self._forecaster
+        with self._grid_lock:
+            grid = self._grid.of_server(name)
+        if forecaster is None:
+            raise KeyError(name)
+        return forecaster.info, explain(forecaster, grid, name)
+
     def start(self) -> None:
         """Begin to forecast."""
         self._thread.start()
@@ -209,6 +250,8 @@ class ForecastLoop:
             self._wake.notify()
         if self._thread.is_alive():
             self._thread.join()
+        for asked in self._reloads:
+            asked.cancel()
 
     def check_model(self) -> ProductError | None:
         """Load the model if the folder is new or has changed since it was last judged; called before `start`, too.
@@ -261,6 +304,7 @@ class ForecastLoop:
     def _run(self) -> None:
         while self._await_work():
             try:
+                self._answer_reloads()
                 self.check_model()
                 if self._forecaster is None:
                     self._forecast_added = self._added  # nothing to do with them until there is a model
@@ -272,15 +316,27 @@ class ForecastLoop:
             except Exception:
                 log.exception("the forecast loop goes on after an error")
 
+    def _answer_reloads(self) -> None:
+        with self._wake:
+            asked, self._reloads = self._reloads, []
+        if not asked:
+            return
+        self._judged = None
+        self.check_model()
+        for each in asked:
+            if each.set_running_or_notify_cancel():
+                each.set_result(self.model_error)
+
     def _await_work(self) -> bool:
         """Wait for new rows that have settled, or for the next look at the model; False when it is time to end."""
         settle = self._settings.daemon_settle_seconds
         with self._wake:
             self._wake.wait_for(
-                lambda: self._stopping or self._forecast_added != self._added, self._settings.model_check_seconds
+                lambda: self._stopping or bool(self._reloads) or self._forecast_added != self._added,
+                self._settings.model_check_seconds,
             )
             latest = time.monotonic() + settle * _MAX_SETTLE_FACTOR
-            while not self._stopping and self._forecast_added != self._added:
+            while not self._stopping and not self._reloads and self._forecast_added != self._added:
                 left = min(self._added_at + settle, latest) - time.monotonic()
                 if left <= 0:
                     break
@@ -359,6 +415,7 @@ class ForecastLoop:
         """Serialise everything that will be asked for."""
         records: list[dict[str, Any]] = []
         alerts: list[dict[str, Any]] = []
+        risks: list[ServerRisk] = []
         if forecast is not None and grid is not None:
             risks = assess(forecast, self._settings)
             records = prediction_records(forecast, risks, grid)
@@ -366,18 +423,22 @@ class ForecastLoop:
             alerts = self._alert_book.active()
             self._alerts.note(self._alert_book, forecast.origin)
         items = {record["server_name"]: to_json(record) for record in records}
+        unknown = tuple(record["server_name"] for record in records if not record["known"])
         return PredictionSet(
             sequence=0,  # given when it is published
             model=forecaster.info,
             forecast=forecast,
             records=items,
-            unknown=tuple(record["server_name"] for record in records if not record["known"]),
+            unknown=unknown,
             offline=offline,
             newest=newest,
             prediction_time=None if forecast is None else iso_z(forecast.origin),
             generated_at=iso_z(utc_now()),
             current=ReadyAnswer("predictions", list(items.values()), {"offline": list(offline)}),
             alerts=ReadyAnswer("alerts", ()),  # made when it is published
+            risks=tuple(risks),
+            ranked=RankedFleet(risks),
+            summary=summary_of(forecast, risks, offline, len(unknown), self._settings),
             open_alerts=tuple(alerts),
             alert_count=len(alerts),
         )

@@ -103,13 +103,21 @@ class GridAverages:
         cells, index = np.unique(servers * n_steps + steps, return_inverse=True)
         return (cells // n_steps, cells % n_steps), (len(cells),), index.reshape(-1)
 
-    def means(self) -> npt.NDArray[np.float32]:
-        """Average of each cell, (n_servers, n_steps, n_metrics); NaN where nothing was measured."""
-        means = np.empty(self._sum.shape, dtype=np.float32)
+    def means(self, server: int | None = None) -> npt.NDArray[np.float32]:
+        """Average of each cell, (n_servers, n_steps, n_metrics); NaN where nothing was measured.
+
+        Parameters
+        ----------
+        server : int, optional
+            Position of the only server that is wanted; all if left out.
+        """
+        wanted = slice(None) if server is None else slice(server, server + 1)
+        sums, counts = self._sum[wanted], self._count[wanted]
+        means = np.empty(sums.shape, dtype=np.float32)
         with np.errstate(invalid="ignore"):
             for k in range(N_METRICS):
-                means[..., k] = np.clip(self._sum[..., k] / self._count[..., k], -LARGEST_MEAN, LARGEST_MEAN)
-        means[self._count == 0] = np.nan  # 0 / 0 is a NaN of either sign, by the processor
+                means[..., k] = np.clip(sums[..., k] / counts[..., k], -LARGEST_MEAN, LARGEST_MEAN)
+        means[counts == 0] = np.nan  # 0 / 0 is a NaN of either sign, by the processor
         return means
 
     # ------------------------------------------------------------------------------------------- for a table that rolls

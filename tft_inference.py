@@ -21,7 +21,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import structlog
 import uvicorn
@@ -36,16 +36,20 @@ from daemon_alert_routes import alert_routes
 from daemon_answers import ReadyAnswer, accepts_gzip, to_json
 from daemon_arrow import ARROW_STREAM
 from daemon_core import MAX_HISTORY_HOURS, Daemon, require_rows
+from daemon_fleet_routes import fleet_routes
 from daemon_gate import Gate, Limits
 from daemon_metrics import DaemonMetrics
 from daemon_policy import describe
 from daemon_problems import DAEMON_DOCUMENT, RequestError, install_problem_handlers
 from daemon_schemas import problems
 from daemon_snapshot import snapshot_routes
-from data_contract import DaemonError, ProductError
+from data_contract import VALID_PROFILES, DaemonError, ProductError
+from fleet_summary import MAX_CURSOR, CursorError
 from forecast_loop import PredictionSet
 
 log = structlog.stdlib.get_logger(__name__)
+
+ProfileName = Literal[VALID_PROFILES]  # type: ignore[valid-type]
 
 _SHUTDOWN_SECONDS = 10
 _MAX_MESSAGE_BYTES = 64 * 1024  # of a WebSocket client, who has nothing to say
@@ -103,6 +107,7 @@ def create_app(settings: Settings, model_dir: Path, data: Path | None = None, ke
     app.include_router(daemon_docs.router)
     app.include_router(alert_routes(daemon))
     app.include_router(snapshot_routes(daemon, status, _note))
+    app.include_router(fleet_routes(daemon, _note))
     _add_operation_routes(app, daemon, status, metrics)
     _add_prediction_routes(app, daemon)
     _add_data_routes(app, daemon)
@@ -188,11 +193,40 @@ def _add_prediction_routes(app: FastAPI, daemon: Daemon) -> None:
         return Response(ready.plain(head), 200, headers, "application/json")
 
     @app.get(
-        "/predictions/current", response_model=schemas.CurrentPredictions, tags=["predictions"], responses=no_model
+        "/predictions/current",
+        response_model=schemas.CurrentPredictions,
+        tags=["predictions"],
+        responses={**no_model, **problems(s422="a parameter that no page has")},
     )
-    async def predictions_current(request: Request) -> Response:
-        """Forecasts of the whole fleet, 30 minutes, 1 hour and 8 hours ahead."""
-        return fleet_answer(request, lambda published: (published.current, len(published.records)))
+    async def predictions_current(
+        request: Request,
+        profile: Annotated[ProfileName | None, Query(description="servers of this profile alone")] = None,
+        min_risk: Annotated[float, Query(ge=0, le=1, description="servers with this risk or more")] = 0.0,
+        limit: Annotated[int | None, Query(ge=1, le=100_000, description="servers of a page")] = None,
+        cursor: Annotated[str | None, Query(max_length=MAX_CURSOR, description="`next_cursor` of a page")] = None,
+    ) -> Response:
+        """Forecasts of the whole fleet, or of a part of it with the highest risk first: 30 minutes to 8 hours ahead."""
+        if profile is None and min_risk <= 0 and limit is None and cursor is None:
+            return fleet_answer(request, lambda published: (published.current, len(published.records)))
+        published = daemon.require_published()
+        provenance = daemon.provenance(published)
+        headers = _note(request, published, provenance)
+        try:
+            page = published.ranked.page(profile=profile, min_risk=min_risk, limit=limit, cursor=cursor)
+        except CursorError:
+            raise _invalid_cursor() from None
+        if page.cursor is not None:
+            following = request.url.include_query_params(cursor=page.cursor).query
+            headers["Link"] = f'<?{following}>; rel="next"'  # RFC 8288; relative, whatever the proxy is called
+        head = {**provenance, "count": len(page.names), "total": page.matching, "next_cursor": page.cursor}
+        offline = [
+            server
+            for server in published.offline
+            if cursor is None and min_risk <= 0 and profile in {None, server["profile"]}
+        ]
+        items = b",".join(published.records[name] for name in page.names)
+        body = to_json(head)[:-1] + b',"predictions":[' + items + b'],"offline":' + to_json(offline) + b"}"
+        return Response(body, 200, headers, "application/json")
 
     @app.get("/alerts/active", response_model=schemas.ActiveAlerts, tags=["predictions"], responses=no_model)
     async def alerts_active(request: Request) -> Response:
@@ -268,6 +302,16 @@ def _add_data_routes(app: FastAPI, daemon: Daemon) -> None:
                 extra=result,
             )
         return _json(result)
+
+
+def _invalid_cursor() -> RequestError:
+    return RequestError(
+        422,
+        "invalid-request",
+        "The cursor is none that a page has given.",
+        why="Another place in the fleet could be meant.",
+        fix="Take `next_cursor` of the page before as it is, or leave the cursor out to begin anew.",
+    )
 
 
 def _json(content: Any) -> Response:
