@@ -119,6 +119,7 @@ class Settings(BaseSettings):
     max_rows_per_request: int = Field(200_000, ge=1, description="most rows accepted in one request")
     rate_limit_per_second: int = Field(100, ge=1, description="requests per second and client before 429")
     body_timeout_seconds: float = Field(30.0, gt=0, le=600, description="longest wait for the whole of a request body")
+    remote_write_mapping: str = Field("", description="preset or mapping file by which POST /api/v1/write is read")
     max_servers: int = Field(20_000, ge=1, description="servers after which rows of further ones are refused")
     max_websockets: int = Field(100, ge=0, description="WebSocket clients served at a time")
     history_keep_days: int = Field(30, ge=2, le=3650, description="days kept on disk before the newest row")

@@ -10,6 +10,7 @@ import contextlib
 import secrets
 from collections.abc import AsyncIterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,9 @@ from fleet_grid import step_of, time_of
 from forecast_archive import ForecastArchive
 from forecast_loop import ForecastLoop, PredictionSet
 from history_store import HistoryStore
+from import_mapping import presets
+from prometheus_mapping import load_prometheus_mapping, load_prometheus_preset
+from remote_write import RemoteWrite, WrittenRows
 from tft_risk import path_record
 
 log = structlog.stdlib.get_logger(__name__)
@@ -47,6 +51,27 @@ _NAMES_IN_STATUS = 20
 _BODIES_AT_ONCE = 4  # largest bodies held in memory at a time
 _FILE_ROWS = 100_000  # rows of a data file stored per transaction
 _PRUNE_EVERY = timedelta(hours=1)  # of the data's time
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What became of a body of samples.
+
+    Attributes
+    ----------
+    counts : dict
+        Rows accepted and duplicates; samples rejected and ignored.
+    errors : list of dict
+        What was wrong with the first of those rejected.
+    """
+
+    counts: dict[str, int]
+    errors: list[dict[str, Any]]
+
+    @property
+    def rejected(self) -> int:
+        """Number of samples that were refused."""
+        return self.counts["rejected"]
 
 
 class Daemon:
@@ -74,6 +99,7 @@ class Daemon:
         self.stream = PredictionStream(settings.max_websockets)
         self.alerts = AlertDesk(settings)
         self.delivery = AlertDelivery(settings, self.alerts, settings.history_dir, self._judge_alerts)
+        self._remote_write = _remote_write_of(settings)
         self._archive = ForecastArchive(settings.history_dir, timedelta(days=settings.forecast_keep_days))
         self._loop = ForecastLoop(settings, model_dir, self._published, self._prune, self.alerts)
         self.alerts.watched_by(self._loop.refresh_alerts, self.delivery.poke)
@@ -188,6 +214,9 @@ class Daemon:
             If the disk is full or fails; none of the rows is stored then.
         """
         judged = await asyncio.get_running_loop().run_in_executor(self._judging, self._judge, body, kind)
+        return {**await self._store_rows(judged), "errors": judged.rejections}
+
+    async def _store_rows(self, judged: JudgedRows) -> dict[str, int]:
         new = np.zeros(0, dtype=np.bool_)
         if len(judged.frame):
             new = await asyncio.wrap_future(self._writer.submit(judged.frame))
@@ -198,7 +227,46 @@ class Daemon:
         }
         for name, count in result.items():
             self._counts[name] += count
-        return {**result, "errors": judged.rejections}
+        return result
+
+    def require_remote_write(self) -> RemoteWrite:
+        """What reads requests of a Prometheus.
+
+        Raises
+        ------
+        RequestError
+            404 if no mapping is set.
+        """
+        if self._remote_write is None:
+            raise RequestError(
+                404,
+                "no-mapping",
+                "No mapping says which series of a Prometheus are CPU, memory, disk I/O and latency.",
+                why="To guess it could take one for the other.",
+                fix="Start the daemon with TFT_REMOTE_WRITE_MAPPING=node_exporter, or with a mapping file of your own.",
+                document="Docs/DAEMON.md",
+            )
+        return self._remote_write
+
+    async def write(self, body: bytes) -> Taken:
+        """Take in what a Prometheus has sent; when this returns, it is on disk and will be forecast.
+
+        Raises
+        ------
+        RequestError
+            If the body is no remote write request.
+        DataFileError
+            If the disk is full or fails; nothing of the body is stored then.
+        """
+        reader, settings = self.require_remote_write(), self._settings
+        most = int(settings.max_body_mb * 1_000_000)
+
+        def read() -> WrittenRows:
+            return reader.read(body, most, self._limits(), settings.max_rows_per_request)
+
+        written = await asyncio.get_running_loop().run_in_executor(self._judging, read)
+        counts = await self._store_rows(written.rows)
+        return Taken({**counts, "ignored": written.ignored}, written.rows.rejections)
 
     def _judge(self, body: bytes, kind: str) -> JudgedRows:
         most = self._settings.max_rows_per_request
@@ -512,6 +580,15 @@ class Daemon:
             fix="Ask again in a few seconds.",
             headers={"Retry-After": "2"},
         )
+
+
+def _remote_write_of(settings: Settings) -> RemoteWrite | None:
+    """What reads remote write by the mapping of the settings, a shipped one or a file; None if none is set."""
+    named = settings.remote_write_mapping
+    if not named:
+        return None
+    shipped = named in presets(prometheus=True)
+    return RemoteWrite(load_prometheus_preset(named) if shipped else load_prometheus_mapping(Path(named)))
 
 
 def require_rows(request: Request) -> str:

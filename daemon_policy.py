@@ -57,6 +57,7 @@ POLICY: Final[dict[str, Access]] = {
     "GET /models": "read",
     "POST /models/reload": "admin",
     "POST /ingest": "write",
+    "POST /write": "write",
     "WS /ws/predictions": "read",
 }
 

@@ -31,8 +31,8 @@ class RowWriter:
     ----------
     store : HistoryStore
     on_new_rows : callable
-        Called in the writer's thread with the new rows of each frame, after they are on disk and before the waiting
-        request is answered.
+        Called in the writer's thread with what each frame has added, after it is on disk and before the waiting request
+        is answered.
     """
 
     def __init__(self, store: HistoryStore, on_new_rows: Callable[[pd.DataFrame], None]) -> None:
@@ -43,7 +43,7 @@ class RowWriter:
         self._thread.start()
 
     def submit(self, frame: pd.DataFrame) -> Future[Fresh]:
-        """Queue a frame; the future tells which rows are new, or fails as `HistoryStore.append` does."""
+        """Queue a frame; the future tells which rows changed anything, or fails as `HistoryStore.append` does."""
         future: Future[Fresh] = Future()
         self._queue.put((frame, future))
         return future
@@ -72,17 +72,17 @@ class RowWriter:
         # A request that was given up while it waited has cancelled its future; its rows are stored all the same.
         awaited = [future.set_running_or_notify_cancel() for future in futures]
         try:
-            fresh = self._store.append_all(frames)
+            stored = self._store.append_all(frames)
         except Exception as error:  # noqa: BLE001 - whoever waits is told, and the next ones are served
             for future, is_awaited in zip(futures, awaited, strict=True):
                 if is_awaited:
                     future.set_exception(error)
             return
-        for frame, new, future, is_awaited in zip(frames, fresh, futures, awaited, strict=True):
-            if new.any():
+        for each, future, is_awaited in zip(stored, futures, awaited, strict=True):
+            if each.changed.any():
                 try:
-                    self._on_new_rows(frame if new.all() else frame[new])
+                    self._on_new_rows(each.added)
                 except Exception:
                     log.exception("rows are on disk but could not be taken into memory; a restart reads them again")
             if is_awaited:
-                future.set_result(new)
+                future.set_result(each.changed)

@@ -1,7 +1,8 @@
 """What the daemon has accepted and must never lose: rows in one SQLite file, on disk before they are acknowledged.
 
 WAL with `synchronous=FULL`: when `append` returns, its rows survive a crash of the process or the machine. A row is
-known by server and timestamp, and the first value stays, so that a client may send again whatever it is unsure of.
+known by server and timestamp, and the first value of each metric stays, so that a client may send again whatever it is
+unsure of; a metric that the row did not have yet is added to it, for senders whose metrics come one after the other.
 Rows lie in the order of the 5-minute grid: new ones go to the end of the file, and the history of one server is a few
 hundred short look-ups. Knows nothing of torch or HTTP.
 """
@@ -29,6 +30,7 @@ from data_contract import (
     STEP_MINUTES,
     TIMESTAMP,
 )
+from derived_columns import derived_state_names
 from sqlite_file import Schema, SqliteFile
 
 STORE_FILE = "history.sqlite3"
@@ -53,6 +55,11 @@ _SCHEMA = Schema(
     ),
 )
 _INSERT = f"INSERT INTO samples VALUES (?, ?, ?, {', '.join('?' * len(METRIC_COLUMNS))}, ?) ON CONFLICT DO NOTHING"  # noqa: S608
+_FIND = f"SELECT {_METRICS}, state FROM samples WHERE step = ? AND server = ? AND time = ?"  # noqa: S608
+_FILL = (
+    f"UPDATE samples SET {', '.join(f'{column} = ?' for column in METRIC_COLUMNS)}, state = ? "  # noqa: S608
+    "WHERE step = ? AND server = ? AND time = ?"
+)
 _READ_PAGE = (
     f"SELECT step, server, time, {_METRICS}, state FROM samples WHERE (step, server, time) > (?, ?, ?) "  # noqa: S608
     "ORDER BY step, server, time LIMIT ?"
@@ -105,6 +112,24 @@ class _Catalogue:
         if moment is not None:
             self.oldest = moment if self.oldest is None else min(self.oldest, moment)
             self.newest = moment if self.newest is None else max(self.newest, moment)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What became of a frame.
+
+    Attributes
+    ----------
+    changed : bool array, (n_rows,)
+        True for rows that are new or have added a metric to one that was there; False for those that have changed
+        nothing.
+    added : DataFrame
+        What was not there before, in contract columns: the new rows, and of the others the metrics that they added,
+        with the state that the whole row now has.
+    """
+
+    changed: npt.NDArray[np.bool_]
+    added: pd.DataFrame
 
 
 class HistoryStore:
@@ -192,27 +217,27 @@ class HistoryStore:
         Returns
         -------
         bool array, (n_rows,)
-            True for rows that are new; False where the server and timestamp were there already, or came earlier in
-            the frame: of these nothing is changed.
+            True for rows that are new, or that added a metric to the row of their server and timestamp; False where
+            all of it was there already, or came earlier in the frame.
 
         Raises
         ------
         DataFileError
             If the disk is full or fails. None of the rows is stored then.
         """
-        return self.append_all([frame])[0]
+        return self.append_all([frame])[0].changed
 
-    def append_all(self, frames: Sequence[pd.DataFrame]) -> list[npt.NDArray[np.bool_]]:
+    def append_all(self, frames: Sequence[pd.DataFrame]) -> list[Stored]:
         """Store several frames in one transaction, so that waiting writers share one flush to disk (group commit).
 
-        Returns what `append` returns for each of them; raises as it does, and then none of the frames is stored.
+        Raises as `append` does, and then none of the frames is stored.
         """
         with self._lock:
             added = _Catalogue()
             with self._file.transaction() as connection:
-                fresh = [self._insert(connection, frame, added) for frame in frames]
+                stored = [self._insert(connection, frame, added) for frame in frames]
             self._known.merge(added)
-            return fresh
+            return stored
 
     def prune(self, before: datetime) -> list[str]:
         """Delete the steps that end before a moment; returns the servers of which no row is left.
@@ -334,13 +359,14 @@ class HistoryStore:
             known.note_time(newest)
         self._known = known
 
-    def _insert(self, connection: sqlite3.Connection, frame: pd.DataFrame, added: _Catalogue) -> npt.NDArray[np.bool_]:
+    def _insert(self, connection: sqlite3.Connection, frame: pd.DataFrame, added: _Catalogue) -> Stored:
         times = microseconds_of(frame[TIMESTAMP])
         names = frame[SERVER_NAME].astype(object).tolist()
         profiles = frame[PROFILE].astype(object).tolist()
+        servers = [self._server_id(connection, name, own, added) for name, own in zip(names, profiles, strict=True)]
         rows = zip(
             (times // STEP_US).tolist(),
-            [self._server_id(connection, name, profile, added) for name, profile in zip(names, profiles, strict=True)],
+            servers,
             times.tolist(),
             *(frame[column].to_numpy(dtype=np.float64, na_value=np.nan).tolist() for column in METRIC_COLUMNS),
             [self._state_id(connection, state, added) for state in frame[STATE].astype(object).tolist()],
@@ -360,7 +386,52 @@ class HistoryStore:
                 if (added.profiles.get(name) or self._known.profiles[name]) != profile:
                     connection.execute("UPDATE servers SET profile = ? WHERE name = ?", (profile, name))
                     added.profiles[name] = profile
-        return fresh
+        if fresh.all():
+            return Stored(fresh, frame)
+        return self._fill(connection, frame, fresh, servers, times, added)
+
+    def _fill(
+        self,
+        connection: sqlite3.Connection,
+        frame: pd.DataFrame,
+        fresh: npt.NDArray[np.bool_],
+        servers: list[int],
+        times: npt.NDArray[np.int64],
+        added: _Catalogue,
+    ) -> Stored:
+        """Add to rows that were there the metrics that they did not have.
+
+        A state that is what the contract's rules make of the row's metrics is derived anew from all of them; one that
+        somebody stated stays.
+        """
+        states = {number: name for name, number in {**self._known.states, **added.states}.items()}
+        values = frame[list(METRIC_COLUMNS)].to_numpy(dtype=np.float64, na_value=np.nan)
+        changed, filled = fresh.copy(), {}
+        for position in np.flatnonzero(~fresh & np.isfinite(values).any(axis=1)).tolist():
+            key = (int(times[position]) // STEP_US, servers[position], int(times[position]))
+            *there, number = connection.execute(_FIND, key).fetchone()
+            before = np.array(there, dtype=np.float64)
+            new = np.isnan(before) & np.isfinite(values[position])
+            if not new.any():
+                continue
+            after, state = np.where(new, values[position], before), states[number]
+            if state == _derived(before):
+                state = _derived(after)
+            number = self._state_id(connection, state, added)
+            states[number] = state
+            connection.execute(_FILL, (*(None if np.isnan(value) else value for value in after), number, *key))
+            changed[position] = True
+            filled[position] = (np.where(new, after, np.nan), state)
+        rows = frame[changed].reset_index(drop=True)
+        if filled:
+            places = np.searchsorted(np.flatnonzero(changed), list(filled))
+            metrics = values[changed]
+            metrics[places] = [only_new for only_new, _ in filled.values()]
+            rows[list(METRIC_COLUMNS)] = metrics
+            stated = rows[STATE].astype(object)
+            stated.iloc[places] = [state for _, state in filled.values()]
+            rows[STATE] = stated
+        return Stored(changed, rows)
 
     def _server_id(self, connection: sqlite3.Connection, name: str, profile: str, added: _Catalogue) -> int:
         number = self._known.servers.get(name) or added.servers.get(name)
@@ -378,6 +449,11 @@ class HistoryStore:
             assert number is not None
             added.states[state] = number
         return number
+
+
+def _derived(metrics: npt.NDArray[np.float64]) -> str:
+    columns = {column: metrics[k : k + 1] for k, column in enumerate(METRIC_COLUMNS)}
+    return str(derived_state_names(columns, 1)[0])
 
 
 def _moment(us: int | None) -> datetime | None:

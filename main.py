@@ -375,6 +375,32 @@ def import_(
         render_report(report, _stdout())
 
 
+@command(
+    "rules",
+    "Docs/DAEMON.md",
+    "python main.py rules > tft_rules.yml",
+    "python main.py rules --mapping my_mapping.toml --interval 30 --window 60",
+)
+def rules(
+    mapping: Annotated[
+        str, typer.Option(help="Shipped mapping for a Prometheus, or a file of your own.")
+    ] = "node_exporter",
+    interval: Annotated[int, typer.Option(min=1, max=300, help="Seconds between evaluations.")] = 60,
+    window: Annotated[
+        int | None,
+        typer.Option(min=1, max=3600, help="Seconds that rates are taken over.", show_default="4 × interval"),
+    ] = None,
+) -> None:
+    """Recording rules by which a Prometheus makes the series that it then writes to the daemon (YAML)."""
+    from import_mapping import presets
+    from prometheus_mapping import load_prometheus_mapping, load_prometheus_preset
+    from remote_write import recording_rules
+
+    shipped = mapping in presets(prometheus=True)
+    chosen = load_prometheus_preset(mapping) if shipped else load_prometheus_mapping(Path(mapping))
+    print(recording_rules(chosen, interval, window or 4 * interval), end="")
+
+
 def _explain(files: list[Path], write: Path | None, *, force: bool, as_json: bool) -> None:
     from explain_report import render_explanation
     from import_explain import explain, write_mapping

@@ -43,6 +43,7 @@ from daemon_policy import describe
 from daemon_problems import DAEMON_DOCUMENT, RequestError, install_problem_handlers
 from daemon_schemas import problems
 from daemon_snapshot import snapshot_routes
+from daemon_write_routes import write_routes
 from data_contract import VALID_PROFILES, DaemonError, ProductError
 from fleet_summary import MAX_CURSOR, CursorError
 from forecast_loop import PredictionSet
@@ -108,6 +109,7 @@ def create_app(settings: Settings, model_dir: Path, data: Path | None = None, ke
     app.include_router(alert_routes(daemon))
     app.include_router(snapshot_routes(daemon, status, _note))
     app.include_router(fleet_routes(daemon, _note))
+    app.include_router(write_routes(daemon))
     _add_operation_routes(app, daemon, status, metrics)
     _add_prediction_routes(app, daemon)
     _add_data_routes(app, daemon)

@@ -32,6 +32,7 @@ NEWEST_PYTHON = (3, 13)
 # What the product imports: one name per line of requirements.txt, in its order (a test compares the two).
 IMPORTS = (
     "anyio",
+    "cramjam",
     "fastapi",
     "fastapi_offline",
     "httpx2",
@@ -43,6 +44,7 @@ IMPORTS = (
     "PIL",
     "plotly",
     "prometheus_client",
+    "google.protobuf",
     "pyarrow",
     "pydantic",
     "pydantic_settings",

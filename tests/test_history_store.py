@@ -26,6 +26,7 @@ from data_contract import (
     DataFileError,
 )
 from data_validator import DataValidator
+from derived_columns import derived_state_names
 from fleet_grid import FleetGrid, step_of
 from history_store import STORE_FILE, HistoryStore
 
@@ -99,6 +100,54 @@ def test_of_equal_rows_in_one_frame_the_first_is_stored(tmp_path: Path) -> None:
         assert set(store.window()["mem_pct"]) == {1.0}
 
 
+def partial(
+    moment: datetime = START, name: str = "ppweb001", state: str | None = None, **metrics: float
+) -> pd.DataFrame:
+    """One row with some metrics; its state follows from them unless it is stated."""
+    values = {column: np.array([metrics.get(column, np.nan)]) for column in METRIC_COLUMNS}
+    frame = pd.DataFrame({TIMESTAMP: pd.DatetimeIndex([moment]).as_unit("us"), SERVER_NAME: [name], **values})
+    frame[STATE] = state or derived_state_names(values, 1)
+    frame[PROFILE] = "web_api"
+    return frame
+
+
+def test_metrics_that_come_one_after_the_other_become_one_row(tmp_path: Path) -> None:
+    with HistoryStore(tmp_path) as store:
+        assert store.append(partial(mem_pct=40.0)).all()
+        late, again = store.append_all([partial(cpu_pct=97.0, mem_pct=50.0), partial(cpu_pct=1.0, mem_pct=2.0)])
+        assert late.changed.all() and not again.changed.any() and again.added.empty
+        # memory takes in what is new alone, with the state that the whole row now has
+        assert late.added["cpu_pct"].tolist() == [97.0] and late.added["mem_pct"].isna().all()
+        assert late.added[STATE].tolist() == ["critical_issue"]
+        assert store.rows == 1
+    with HistoryStore(tmp_path) as store:
+        assert_same_rows(store.window(), partial(cpu_pct=97.0, mem_pct=40.0))
+
+
+def test_a_stated_state_outlives_a_late_metric_and_parts_of_one_frame_join(tmp_path: Path) -> None:
+    with HistoryStore(tmp_path) as store:
+        store.append(partial(mem_pct=40.0, state="maintenance"))
+        store.append(partial(cpu_pct=97.0))
+        other = [partial(name="ppdb001", cpu_pct=20.0), partial(name="ppdb001", latency_ms=9.0), rows(steps=2)]
+        stored = store.append_all([pd.concat(other, ignore_index=True)])[0]
+        assert stored.changed.tolist() == [True, True, True, True, True, True]
+        found = store.window().set_index([TIMESTAMP, SERVER_NAME]).loc[START]
+        assert found.loc["ppweb001", STATE] == "maintenance" and found.loc["ppweb001", "cpu_pct"] == 97.0
+        assert found.loc["ppdb001", ["cpu_pct", "latency_ms"]].tolist() == [20.0, 9.0]
+        assert store.rows == 4
+
+
+def test_a_late_metric_that_cannot_be_written_leaves_the_row_as_it_was(tmp_path: Path) -> None:
+    with HistoryStore(tmp_path) as store:
+        store.append(partial(mem_pct=40.0))
+        store._file._connection.execute("PRAGMA query_only = ON")
+        with pytest.raises(DataFileError):
+            store.append(partial(cpu_pct=97.0))
+        store._file._connection.execute("PRAGMA query_only = OFF")
+        assert_same_rows(store.window(), partial(mem_pct=40.0))
+        assert store.append(partial(cpu_pct=97.0)).all()
+
+
 def test_times_that_differ_by_a_microsecond_are_two_rows(tmp_path: Path) -> None:
     with HistoryStore(tmp_path) as store:
         store.append(rows(steps=1))
@@ -109,7 +158,7 @@ def test_times_that_differ_by_a_microsecond_are_two_rows(tmp_path: Path) -> None
 def test_frames_of_one_group_know_each_other(tmp_path: Path) -> None:
     with HistoryStore(tmp_path) as store:
         fresh = store.append_all([rows(steps=2), rows(steps=3), rows(names=("ppml0001",), steps=1)])
-        assert [each.sum() for each in fresh] == [4, 2, 1]
+        assert [each.changed.sum() for each in fresh] == [4, 2, 1]
         assert (store.rows, store.servers) == (7, 3)
 
 

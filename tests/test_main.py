@@ -26,6 +26,7 @@ COMMANDS = (
     "status",
     "generate",
     "import",
+    "rules",
     "export",
     "validate",
     "train",

@@ -105,5 +105,10 @@ def test_what_is_checked_is_what_the_requirements_name():
     named = [
         re.match(r"[a-z0-9-]+", line)[0] for line in lines if line and not line.startswith("#") and ";" not in line
     ]
-    modules = {"throttled-py": "throttled", "pillow": "PIL", "vl-convert-python": "vl_convert"}
+    modules = {
+        "throttled-py": "throttled",
+        "pillow": "PIL",
+        "vl-convert-python": "vl_convert",
+        "protobuf": "google.protobuf",
+    }
     assert [modules.get(name, name.replace("-", "_")) for name in named] == list(IMPORTS)
