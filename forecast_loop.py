@@ -29,7 +29,7 @@ from data_contract import MODEL_FILES, TIMESTAMP, ModelFolderError, ProductError
 from fleet_grid import FleetGrid, RollingGrid
 from fleet_summary import RankedFleet, summary_of
 from forecast import Forecast
-from tft_risk import AlertBook, ServerRisk, assess, prediction_records
+from tft_risk import AlertBook, Breaches, ServerRisk, assess, prediction_records
 
 if TYPE_CHECKING:
     from forecast_explanation import Explanation
@@ -413,23 +413,26 @@ class ForecastLoop:
         newest: datetime | None,
     ) -> PredictionSet:
         """Serialise everything that will be asked for."""
-        records: list[dict[str, Any]] = []
+        items: dict[str, bytes] = {}
+        unknown: list[str] = []
         alerts: list[dict[str, Any]] = []
         risks: list[ServerRisk] = []
         if forecast is not None and grid is not None:
-            risks = assess(forecast, self._settings)
-            records = prediction_records(forecast, risks, grid)
-            self._alert_book.update(forecast)
+            breaches = Breaches.of(forecast, self._settings)
+            risks = assess(forecast, self._settings, breaches)
+            for record in prediction_records(forecast, risks, grid):
+                items[record["server_name"]] = to_json(record)
+                if not record["known"]:
+                    unknown.append(record["server_name"])
+            self._alert_book.update(forecast, breaches)
             alerts = self._alert_book.active()
             self._alerts.note(self._alert_book, forecast.origin)
-        items = {record["server_name"]: to_json(record) for record in records}
-        unknown = tuple(record["server_name"] for record in records if not record["known"])
         return PredictionSet(
             sequence=0,  # given when it is published
             model=forecaster.info,
             forecast=forecast,
             records=items,
-            unknown=unknown,
+            unknown=tuple(unknown),
             offline=offline,
             newest=newest,
             prediction_time=None if forecast is None else iso_z(forecast.origin),

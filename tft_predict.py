@@ -57,7 +57,7 @@ def forecast_file(
         frame = frame[frame[SERVER_NAME].isin(servers)]
     grid = FleetGrid.from_frame(frame)
     forecast = forecaster.predict_grid(grid)
-    records = prediction_records(forecast, assess(forecast, settings), grid)
+    records = list(prediction_records(forecast, assess(forecast, settings), grid))
     return {
         "model": {"name": forecaster.info.name, "model_version": forecaster.info.model_version},
         "prediction_time": iso_z(forecast.origin),

@@ -8,6 +8,7 @@ is the largest P(value > threshold) over the steps; either is mapped to what it 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -24,6 +25,7 @@ from fleet_grid import FleetGrid, step_of, time_of
 from forecast import Forecast
 from risk_calibration import RiskCalibration
 
+_RECORDS_AT_ONCE = 250  # turned into Python's numbers in one go, which keeps all other threads waiting
 _DIGITS = 3  # decimals of served values: finer than any monitoring measures
 
 
@@ -83,8 +85,8 @@ def breach_probability(forecast: Forecast, thresholds: npt.NDArray[np.float64]) 
     share = np.divide(limit - value_left, gap, out=np.zeros_like(gap), where=gap > 0)
     level = levels[left] + share * (levels[below] - levels[left])
     probability[near] = 1 - np.where(below == 0, levels[0] / 2, level)
-    with np.errstate(invalid="ignore"):  # 0 x NaN is NaN: cheaper than to look at each quantile
-        probability[~np.isfinite(values @ np.zeros(len(levels), dtype=values.dtype))] = np.nan
+    # The quantiles never decrease, and a metric without a forecast has none of them: the outermost ones tell.
+    probability[~(np.isfinite(values[..., 0]) & np.isfinite(values[..., -1]))] = np.nan
     return probability
 
 
@@ -151,10 +153,34 @@ def policy_by(calibration: RiskCalibration | None, settings: Settings) -> AlertP
     return AlertPolicy(settings.alert_open_risk, settings.alert_close_risk)
 
 
-def assess(forecast: Forecast, settings: Settings) -> list[ServerRisk]:
-    """Risk of every server of a forecast, in its order."""
-    thresholds = thresholds_of(forecast, settings)
-    probability = risk_of(forecast, thresholds, breach_probability(forecast, thresholds))
+@dataclass(frozen=True)
+class Breaches:
+    """How likely the critical thresholds are crossed.
+
+    Attributes
+    ----------
+    thresholds : float array, (n_servers, n_metrics)
+    by_step : float array, (n_servers, 96, n_metrics)
+        P(value > threshold).
+    probability : float array, (n_servers, n_metrics)
+        Of a breach within the horizon, as `risk_of` gives it.
+    """
+
+    thresholds: npt.NDArray[np.float64]
+    by_step: npt.NDArray[np.float64]
+    probability: npt.NDArray[np.float64]
+
+    @classmethod
+    def of(cls, forecast: Forecast, settings: Settings) -> Breaches:
+        """Work it out: of a large fleet that takes a second."""
+        thresholds = thresholds_of(forecast, settings)
+        by_step = breach_probability(forecast, thresholds)
+        return cls(thresholds, by_step, risk_of(forecast, thresholds, by_step))
+
+
+def assess(forecast: Forecast, settings: Settings, breaches: Breaches | None = None) -> list[ServerRisk]:
+    """Risk of every server of a forecast, in its order; `breaches`, if they are known already, are those of it."""
+    probability = (breaches or Breaches.of(forecast, settings)).probability
     result = []
     for name, profile, row in zip(forecast.server_names, forecast.profiles, probability, strict=True):
         risks = {metric: _number(value) for metric, value in zip(METRIC_COLUMNS, row, strict=True)}
@@ -165,25 +191,24 @@ def assess(forecast: Forecast, settings: Settings) -> list[ServerRisk]:
 
 
 # ------------------------------------------------------------------------------------------------------------- records
-def prediction_records(forecast: Forecast, risks: list[ServerRisk], grid: FleetGrid) -> list[dict[str, Any]]:
+def prediction_records(forecast: Forecast, risks: list[ServerRisk], grid: FleetGrid) -> Iterator[dict[str, Any]]:
     """Predictions in the owner's format, one record per server: names decoded, no ids, null where nothing is known.
 
     Beside the owner's fields stand the risk, what was measured last (`current`, `state`) and whether the model was
-    trained on the server (`known`).
+    trained on the server (`known`). They come one by one: those of a large fleet, held at once, are a million objects.
     """
     steps = np.array(list(HORIZONS.values())) - 1
-    served = {
-        label: np.round(forecast.at(quantile)[:, steps].astype(np.float64), _DIGITS)
-        for label, quantile in SERVED_QUANTILES.items()
-    }
+    served = {label: forecast.at(quantile)[:, steps].astype(np.float64) for label, quantile in SERVED_QUANTILES.items()}
     position = {name: k for k, name in enumerate(grid.names)}
+    measured = _LastMeasured(grid)
     moment = iso_z(forecast.origin)
-    records = []
-    for i, risk in enumerate(risks):
-        quantiles = {label: _by_horizon(values[i]) for label, values in served.items()}
-        state, current = _last_measured(grid, position[risk.server_name])
-        records.append(
-            {
+    for start in range(0, len(risks), _RECORDS_AT_ONCE):
+        some = risks[start : start + _RECORDS_AT_ONCE]
+        numbers = {label: _numbers(values[start : start + len(some)]) for label, values in served.items()}
+        lasts = measured.of([position[risk.server_name] for risk in some])
+        for i, (risk, (state, current)) in enumerate(zip(some, lasts, strict=True)):
+            quantiles = {label: _by_horizon(values[i]) for label, values in numbers.items()}
+            yield {
                 "server_name": risk.server_name,
                 "profile": risk.profile,
                 "prediction_time": moment,
@@ -194,10 +219,8 @@ def prediction_records(forecast: Forecast, risks: list[ServerRisk], grid: FleetG
                 "risks": risk.risks,
                 "state": state,
                 "current": current,
-                "known": bool(forecast.known[i]),
+                "known": bool(forecast.known[start + i]),
             }
-        )
-    return records
 
 
 def path_record(forecast: Forecast, server_name: str) -> dict[str, Any]:
@@ -225,24 +248,46 @@ def path_record(forecast: Forecast, server_name: str) -> dict[str, Any]:
     }
 
 
-def _by_horizon(values: npt.NDArray[np.float64]) -> dict[str, dict[str, float | None]]:
+def _by_horizon(values: list[list[float | None]]) -> dict[str, dict[str, float | None]]:
     """JSON of (n_horizons, n_metrics)."""
-    return {
-        label: {column: _number(value) for column, value in zip(METRIC_COLUMNS, row, strict=True)}
-        for label, row in zip(HORIZONS, values, strict=True)
-    }
+    return {label: dict(zip(METRIC_COLUMNS, row, strict=True)) for label, row in zip(HORIZONS, values, strict=True)}
 
 
-def _last_measured(grid: FleetGrid, server: int) -> tuple[str | None, dict[str, float | None]]:
-    """State and values of the newest step in which the server was heard of."""
-    heard = np.flatnonzero((grid.states[server] >= 0) | np.isfinite(grid.values[server]).any(axis=-1))
-    if len(heard) == 0:
-        return None, dict.fromkeys(METRIC_COLUMNS)
-    step = heard[-1]
-    state = grid.states[server, step]
-    values = grid.values[server, step]
-    current = {column: _number(value) for column, value in zip(METRIC_COLUMNS, values, strict=True)}
-    return VALID_STATES[state] if state >= 0 else None, current
+class _LastMeasured:
+    """State and values of the newest step in which each server was heard of."""
+
+    def __init__(self, grid: FleetGrid) -> None:
+        self._grid = grid
+        self._last = np.full(grid.n_servers, -1, dtype=np.int64)
+        # Nearly all were heard of in the last hour; who was not is looked for further back.
+        for recent in (slice(-60 // STEP_MINUTES, None), slice(None)):
+            (unheard,) = np.nonzero(self._last < 0)
+            if not grid.n_steps or not len(unheard):
+                break
+            seen = (grid.states[unheard, recent] >= 0) | np.isfinite(grid.values[unheard, recent]).any(axis=-1)
+            newest = grid.n_steps - 1 - seen[:, ::-1].argmax(axis=1)
+            self._last[unheard] = np.where(seen.any(axis=1), newest, -1)
+
+    def of(self, servers: list[int]) -> list[tuple[str | None, dict[str, float | None]]]:
+        """Of some servers, by their places in the grid."""
+        if not self._grid.n_steps:
+            return [(None, dict.fromkeys(METRIC_COLUMNS)) for _ in servers]
+        last = self._last[servers]
+        states = np.where(last >= 0, self._grid.states[servers, last], -1).tolist()
+        values = _numbers(np.where(last[:, None] >= 0, self._grid.values[servers, last], np.nan))
+        return [
+            (VALID_STATES[state] if state >= 0 else None, dict(zip(METRIC_COLUMNS, row, strict=True)))
+            for state, row in zip(states, values, strict=True)
+        ]
+
+
+def _numbers(values: npt.NDArray[np.floating[Any]]) -> list[Any]:
+    """JSON numbers of an array, nested as it is; null for NaN."""
+    rounded = np.round(values.astype(np.float64), _DIGITS)
+    numbers = rounded.astype(object)
+    numbers[np.isnan(rounded)] = None
+    listed: list[Any] = numbers.tolist()
+    return listed
 
 
 def _number(value: float) -> float | None:
@@ -292,11 +337,10 @@ class AlertBook:
             return False
         return bool(self._scored[self._names.index(server_name), METRIC_COLUMNS.index(metric)])
 
-    def update(self, forecast: Forecast) -> None:
-        """Open, renew and close alerts by a new forecast."""
-        thresholds = thresholds_of(forecast, self._settings)
-        by_step = breach_probability(forecast, thresholds)
-        probability = risk_of(forecast, thresholds, by_step)
+    def update(self, forecast: Forecast, breaches: Breaches | None = None) -> None:
+        """Open, renew and close alerts by a new forecast, whose `breaches` may be known already."""
+        breaches = breaches or Breaches.of(forecast, self._settings)
+        thresholds, by_step, probability = breaches.thresholds, breaches.by_step, breaches.probability
         place_of = {name: place for place, name in enumerate(self._names)}
         places = np.array([place_of.get(name, -1) for name in forecast.server_names], dtype=np.int64)
         before = self._states.select(places)

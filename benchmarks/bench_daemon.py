@@ -1,18 +1,23 @@
-"""How quick the daemon is: rows per second through POST /ingest, and GET /predictions/current under load.
+"""How the daemon does under load, at 90, 1,000 and 10,000 servers: answers, ingest, memory, and its event loop.
 
     python benchmarks/bench_daemon.py --model-dir models/latest --json
 
-A daemon of its own is started on a free port with an empty history; a generated fleet of 90 servers is posted to it as
-JSON. Then clients ask for the fleet's forecasts as fast as they can (with `wrk` if it is installed), while new rows
-come and the fleet is forecast again every second. The last line of `--json` is one object:
+For each size a daemon is started with an empty history and fed. Then `wrk` asks for `/predictions/current` as fast as
+it is answered, while a further step of every server comes every few seconds and the fleet is forecast each time. At
+the largest size a process of its own asks for `/livez` at fixed moments, whatever the answers do, while forecasts are
+made one after the other: how late these answers come is how long the event loop was held up. Beside other work the
+figures say little. Needs wrk (Debian: apt-get install wrk). The last line of `--json` is one object:
 
-json_rows_per_s       rows accepted, on disk, per second, one client, 10,000 rows per request
-p50_ms_90_servers, p99_ms_90_servers
+p99_ms_90_servers, p99_ms_1000_servers, p99_ms_10000_servers (and p50_…)
                       time to answer /predictions/current, milliseconds
-requests_per_s        answered meanwhile
-non_2xx               answers that were no success
-forecast_ms           average time of a forecast of the fleet, serialised and ready
-rss_mb                memory of the daemon at the end
+requests_per_s_…      answered meanwhile
+forecast_ms_…         average time of a forecast of the fleet, serialised and ready
+rss_mb_…, peak_mb_…   memory of the daemon at the end, and the most that it had
+non_2xx               answers that were no success, and sockets that broke, of all sizes
+arrow_rows_per_s      rows accepted, on disk, per second: Arrow, one client, 50,000 rows per request
+json_rows_per_s       the same as JSON, 10,000 rows per request
+loop_lag_ms_p99, loop_lag_ms_max
+                      how late /livez is answered while the largest fleet is forecast
 """
 
 from __future__ import annotations
@@ -20,13 +25,10 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from pathlib import Path
@@ -34,71 +36,54 @@ from typing import Any
 
 import httpx2
 import numpy as np
+import pandas as pd
+from daemon_under_test import STEP, RunningDaemon, made_up_rows, present, running_daemon
+from measured import report, say
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+from data_contract import METRIC_COLUMNS, SERVER_NAME, TIMESTAMP
 
-from common_utils import iso_z  # noqa: E402
-from data_contract import METRIC_COLUMNS, SERVER_NAME, TIMESTAMP  # noqa: E402
-from metrics_generator import GeneratorOptions, generate_frame  # noqa: E402
-
-SERVERS = 90
-HISTORY_HOURS = 72
-ROWS_PER_REQUEST = 10_000
+HISTORY_HOURS = {90: 72, 1000: 72, 10_000: 12}
+CONNECTIONS = 8
+PROBE_SECONDS = 0.01
 
 
-def start_daemon(model_dir: Path, folder: Path) -> tuple[subprocess.Popen[str], str]:
-    """Start a daemon on a free port; returns it with its address."""
-    process = subprocess.Popen(
-        [sys.executable, ROOT / "tft_inference.py", "--daemon", "--port", "0", "--model-dir", model_dir.resolve()],
-        env={
-            **os.environ,
-            "TFT_HISTORY_DIR": str(folder),
-            "TFT_RATE_LIMIT_PER_SECOND": "1000000",
-            "TFT_DAEMON_SETTLE_SECONDS": "0.1",
-        },
-        stdout=subprocess.PIPE,
-        stderr=(folder / "daemon.log").open("w"),
-        text=True,
-    )
-    assert process.stdout is not None
-    found = re.match(r"Listening on (http://\S+)", process.stdout.readline())
-    if not found:
-        raise SystemExit((folder / "daemon.log").read_text())
-    return process, found[1]
+def json_bodies(frame: pd.DataFrame, rows: int = 10_000) -> list[str]:
+    """Rows as JSON bodies."""
+    columns = [TIMESTAMP, SERVER_NAME, *METRIC_COLUMNS]
+    records = frame[columns].round(3).astype({TIMESTAMP: str}).to_dict("records")
+    return [json.dumps({"rows": records[k : k + rows]}) for k in range(0, len(records), rows)]
 
 
-def ingest(client: httpx2.Client) -> dict[str, float]:
-    """Post a fleet's history."""
-    frame = generate_frame(GeneratorOptions(servers=SERVERS, hours=HISTORY_HOURS))
-    frame = frame.astype({TIMESTAMP: str, SERVER_NAME: str, "state": str, "profile": str}).round(3)
-    rows = frame.to_dict("records")
-    for row in rows:  # the generated fleet may lack values; JSON has no NaN
-        row.update({column: None for column in METRIC_COLUMNS if np.isnan(row[column])})
-    bodies = [json.dumps({"rows": rows[k : k + ROWS_PER_REQUEST]}) for k in range(0, len(rows), ROWS_PER_REQUEST)]
-    accepted = 0
+def ingest_json(daemon: RunningDaemon, frame: pd.DataFrame) -> float:
+    """Rows per second."""
+    bodies = json_bodies(frame)
     started = time.perf_counter()
     for body in bodies:
-        answer = client.post("/ingest", content=body, headers={"Content-Type": "application/json"})
-        accepted += answer.raise_for_status().json()["accepted"]
-    seconds = time.perf_counter() - started
-    return {"rows": accepted, "json_rows_per_s": round(accepted / seconds)}
+        daemon.client.post("/ingest", content=body, headers={"Content-Type": "application/json"}).raise_for_status()
+    return round(len(frame) / (time.perf_counter() - started))
 
 
-def feed(client: httpx2.Client, names: list[str], stop: threading.Event) -> None:
-    """Post a row of every server each second: each time the whole fleet is forecast again."""
-    newest = np.datetime64(client.get("/status").json()["history"]["newest"].rstrip("Z"), "ms")
-    second = 0
-    while not stop.wait(1.0):
-        second += 1
-        moment = iso_z((newest + np.timedelta64(second, "s")).astype("datetime64[ms]").item())
-        rows = [{"timestamp": moment, "server_name": name, "cpu_pct": 40.0 + second % 20} for name in names]
-        client.post("/ingest", json={"rows": rows}).raise_for_status()
+class Feeder(threading.Thread):
+    """Posts one more step of every server every few seconds."""
+
+    def __init__(self, daemon: RunningDaemon, servers: int, seconds: float, steps: int) -> None:
+        super().__init__()
+        self._daemon, self._servers, self._seconds = daemon, servers, seconds
+        self._first = present(steps)
+        self.stopping = threading.Event()
+        self.ticks = 0
+
+    def run(self) -> None:
+        """Post until stopped."""
+        while not self.stopping.wait(self._seconds):
+            start = self._first + self.ticks * STEP
+            self.ticks += 1
+            self._daemon.post(made_up_rows(self._servers, min(start, present()), 1, self.ticks))
 
 
-def ask_with_wrk(url: str, connections: int, seconds: int) -> dict[str, float]:
-    """Ask as fast as possible with wrk."""
-    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", url]
+def ask(url: str, seconds: int) -> dict[str, float]:
+    """Ask with wrk as fast as is answered."""
+    command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "--latency", url]
     text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
     def milliseconds(percentile: str) -> float:
@@ -108,84 +93,110 @@ def ask_with_wrk(url: str, connections: int, seconds: int) -> dict[str, float]:
     failed = re.search(r"Non-2xx or 3xx responses: (\d+)", text)
     broken = re.search(r"Socket errors: connect (\d+), read (\d+), write (\d+), timeout (\d+)", text)
     return {
-        "p50_ms_90_servers": milliseconds("50"),
-        "p99_ms_90_servers": milliseconds("99"),
+        "p50_ms": milliseconds("50"),
+        "p99_ms": milliseconds("99"),
         "requests_per_s": float(re.search(r"Requests/sec:\s+([\d.]+)", text)[1]),  # type: ignore[index]
-        "non_2xx": int(failed[1]) if failed else 0,
-        "socket_errors": sum(int(count) for count in broken.groups()) if broken else 0,
+        "failed": (int(failed[1]) if failed else 0) + (sum(map(int, broken.groups())) if broken else 0),
     }
 
 
-async def ask_with_python(url: str, connections: int, seconds: int) -> dict[str, float]:
-    """The same with asyncio, which measures its own slowness, too."""
-    times: list[float] = []
-    failed = 0
+async def probe(url: str, seconds: float) -> list[float]:
+    """Milliseconds from when each question was due to its answer; due every 10 ms, whatever the answers do."""
+    late: list[float] = []
 
-    async def ask(client: httpx2.AsyncClient, until: float) -> None:
-        nonlocal failed
-        while time.perf_counter() < until:
-            started = time.perf_counter()
-            response = await client.get(url)
-            times.append(time.perf_counter() - started)
-            failed += response.status_code != 200
+    async with httpx2.AsyncClient(timeout=30, trust_env=False) as client:
+        begin = time.perf_counter() + 0.5
+        asked = []
 
-    async with httpx2.AsyncClient(headers={"Accept-Encoding": "identity"}) as client:
-        until = time.perf_counter() + seconds
-        await asyncio.gather(*(ask(client, until) for _ in range(connections)))
-    p50, p99 = np.percentile(times, [50, 99]) * 1e3
+        async def one(due: float) -> None:
+            await client.get(f"{url}/livez")
+            late.append((time.perf_counter() - due) * 1e3)
+
+        for number in range(int(seconds / PROBE_SECONDS)):
+            due = begin + number * PROBE_SECONDS
+            await asyncio.sleep(max(0.0, due - time.perf_counter()))
+            asked.append(asyncio.create_task(one(due)))
+        await asyncio.gather(*asked)
+    return late
+
+
+def probe_apart(url: str, seconds: float) -> dict[str, float]:
+    """The same in a process of its own, so that nothing else of this one delays it; its own delay is subtracted."""
+    command = [sys.executable, __file__, "--probe", url, "--seconds", str(int(seconds))]
+    late = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     return {
-        "p50_ms_90_servers": round(float(p50), 3),
-        "p99_ms_90_servers": round(float(p99), 3),
-        "requests_per_s": round(len(times) / seconds, 1),
-        "non_2xx": failed,
-        "socket_errors": 0,
+        "loop_lag_ms_p50": round(float(np.percentile(late, 50)), 1),
+        "loop_lag_ms_p99": round(float(np.percentile(late, 99)), 1),
+        "loop_lag_ms_max": round(max(late), 1),
     }
+
+
+def measure(model_dir: Path, servers: int, seconds: int) -> dict[str, Any]:
+    """One size."""
+    ahead = 200  # steps that come while it is measured
+    found: dict[str, Any] = {}
+    with running_daemon(model_dir, TFT_DAEMON_SETTLE_SECONDS="0.2", TFT_HISTORY_KEEP_DAYS="30") as daemon:
+        hours = HISTORY_HOURS.get(servers, 24)
+        history = made_up_rows(servers, present(ahead + hours * 12), hours * 12)
+        say(f"{servers:,} servers: {len(history):,} rows of history")
+        if servers == 90:
+            found["json_rows_per_s"] = ingest_json(daemon, history)
+        else:
+            started = time.perf_counter()
+            accepted = daemon.post(history)
+            found["arrow_rows_per_s"] = round(accepted / (time.perf_counter() - started))
+        while daemon.client.get("/status").json()["servers"] < servers:
+            time.sleep(0.2)
+        while daemon.client.get("/predictions/current").json()["count"] < servers:
+            time.sleep(0.5)
+        feeder = Feeder(daemon, servers, 1.0 if servers < 1000 else 4.0, ahead)
+        feeder.start()
+        try:
+            time.sleep(3)  # the first forecasts are slower
+            say(f"{servers:,} servers: asking for {seconds} s")
+            asked = ask(f"{daemon.url}/predictions/current", seconds)
+            if servers == max(HISTORY_HOURS):
+                say(f"{servers:,} servers: how late the event loop is, {seconds} s")
+                found |= probe_apart(daemon.url, seconds)
+        finally:
+            feeder.stopping.set()
+            feeder.join()
+        forecasts = daemon.client.get("/status").json()["forecasts"]
+        found |= {
+            f"p50_ms_{servers}_servers": asked["p50_ms"],
+            f"p99_ms_{servers}_servers": asked["p99_ms"],
+            f"requests_per_s_{servers}_servers": asked["requests_per_s"],
+            f"forecasts_{servers}_servers": forecasts["count"],
+            f"forecast_ms_{servers}_servers": forecasts["average_duration_ms"],
+            f"rss_mb_{servers}_servers": daemon.rss_mb,
+            f"peak_mb_{servers}_servers": daemon.peak_mb,
+            "failed": asked["failed"],
+        }
+    return found
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model-dir", type=Path, default=Path("models/latest"))
-    parser.add_argument("--seconds", type=int, default=20)
-    parser.add_argument("--connections", type=int, default=8)
+    parser.add_argument("--seconds", type=int, default=60, help="of asking, for each size (60)")
+    parser.add_argument("--servers", type=int, nargs="*", default=sorted(HISTORY_HOURS), help="sizes")
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+    parser.add_argument("--probe", metavar="URL", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.probe:
+        print(json.dumps(asyncio.run(probe(options.probe, options.seconds))))
+        return
     if not options.model_dir.exists():
         raise SystemExit(f"There is no model folder at {options.model_dir}: train one, or name one with --model-dir.")
-
-    with tempfile.TemporaryDirectory() as folder:
-        process, url = start_daemon(options.model_dir, Path(folder))
-        try:
-            with httpx2.Client(base_url=url, timeout=60, trust_env=False) as client:
-                results: dict[str, Any] = ingest(client)
-                while (current := client.get("/predictions/current").json())["count"] < SERVERS:
-                    time.sleep(0.2)
-                names = [record["server_name"] for record in current["predictions"]]
-                stop = threading.Event()
-                feeder = threading.Thread(target=feed, args=(client, names, stop))
-                feeder.start()
-                time.sleep(3)  # the first forecasts are slower
-                target = f"{url}/predictions/current"
-                try:
-                    if shutil.which("wrk"):
-                        results |= {"client": "wrk", **ask_with_wrk(target, options.connections, options.seconds)}
-                    else:
-                        asked = asyncio.run(ask_with_python(target, options.connections, options.seconds))
-                        results |= {"client": "httpx2", **asked}
-                finally:
-                    stop.set()
-                    feeder.join()
-                forecasts = client.get("/status").json()["forecasts"]
-            results |= {"forecasts": forecasts["count"], "forecast_ms": forecasts["average_duration_ms"]}
-            memory = re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{process.pid}/status").read_text())
-            results["rss_mb"] = round(int(memory[1]) / 1024) if memory else None
-        finally:
-            process.send_signal(signal.SIGTERM)
-            process.wait(30)
-    for name, value in results.items():
-        print(f"{name:<20} {value}")
-    if options.json:
-        print(json.dumps(results))
+    if not shutil.which("wrk"):
+        raise SystemExit("wrk is not installed (Debian: apt-get install wrk).")
+    figures: dict[str, Any] = {"non_2xx": 0}
+    for servers in options.servers:
+        found = measure(options.model_dir, servers, options.seconds)
+        figures["non_2xx"] += found.pop("failed")
+        figures |= found
+    report(figures, as_json=options.json)
 
 
 if __name__ == "__main__":

@@ -171,6 +171,14 @@ def read_all(connection: socket.socket) -> str:
         return b"".join(iter(lambda: connection.recv(65536), b"")).decode()
 
 
+def test_answers_are_sent_at_once() -> None:
+    """Without TCP_NODELAY, which asyncio sets where the protocol is named, a second request waits 40 ms."""
+    from tft_inference import _bound_socket
+
+    with _bound_socket("127.0.0.1", 0, may_be_open=False) as listener:
+        assert listener.proto == socket.IPPROTO_TCP
+
+
 def test_a_life_of_a_daemon(tmp_path: Path, tiny_model_dir: Path) -> None:
     """History in, every route out, an unknown server, a stop, and the same again after a restart."""
     folder = tmp_path / "life"
