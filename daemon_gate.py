@@ -23,7 +23,7 @@ from throttled import RateLimiterType, Throttled, rate_limiter
 from throttled.store import MemoryStore
 
 from api_keys import KEY_PATTERN, KeyRing, StoredKey
-from daemon_policy import STREAM_PROTOCOL, Place, forbidden, place_of, presented_key, unauthorised
+from daemon_policy import GIVES_UP_ON_4XX, STREAM_PROTOCOL, Place, forbidden, place_of, presented_key, unauthorised
 from daemon_problems import RequestError, busy, internal_error, no_route, problem_response
 
 log = structlog.stdlib.get_logger(__name__)
@@ -146,14 +146,15 @@ class Gate:
         Raises
         ------
         RequestError
-            401, 403, 404, 405 or 429.
+            401, 403, 404, 405 or 429, and 503 instead of 429 for routes whose clients do not try again after that.
         """
         if place.access == "probe":
             return None
         address = _client(scope)
         key: StoredKey | None = None
+        too_many = 503 if place.route in GIVES_UP_ON_4XX else 429
         if place.access == "public" or not self._keys.protects:
-            self._limit(address)
+            self._limit(address, too_many)
         else:
             presented = presented_key(scope)
             if presented is None:
@@ -164,7 +165,7 @@ class Gate:
                 self._note_failure(address)
                 raise unauthorised(reason)
             noted["key"] = key.id
-            self._limit(f"key {key.id}")
+            self._limit(f"key {key.id}", too_many)
         if place.access is None:
             raise no_route(method, scope["path"], ", ".join(place.methods) or None)
         if key is not None and place.needs is not None and not key.allows(place.needs):
@@ -177,11 +178,11 @@ class Gate:
             return True
         return key is not None and self._keys.in_force(key.id, place.needs)
 
-    def _limit(self, client: str) -> None:
+    def _limit(self, client: str, status: int = 429) -> None:
         wait = _wait_of(self._requests, client)
         if wait is not None:
             what = f"This client sends more than {self._limits.requests_per_second} requests per second."
-            raise busy(what, status=429, kind="too-many-requests", retry_after_seconds=wait)
+            raise busy(what, status=status, kind="too-many-requests", retry_after_seconds=wait)
 
     def _note_failure(self, address: str) -> None:
         """Count a wrong key. Right ones are let in all the while: behind a proxy, all clients have one address."""

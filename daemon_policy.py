@@ -61,6 +61,10 @@ POLICY: Final[dict[str, Access]] = {
     "WS /ws/predictions": "read",
 }
 
+# Routes whose clients take a 4xx for final and drop what they have sent, a 429 among them (a Prometheus, unless
+# `retry_on_http_429` is set), but send again after a 5xx: where others are told 429, they are told 503.
+GIVES_UP_ON_4XX: Final = frozenset({"/write"})
+
 # What a WebSocket client of a browser, which cannot set headers, offers as subprotocols: its key, and this one, which
 # is chosen. The way of Kubernetes' API server (`base64url.bearer.authorization.k8s.io.<token>`); an address with the
 # key in it would stand in histories and in the logs of proxies.

@@ -1,4 +1,7 @@
-"""The route that a Prometheus writes to: remote write 1.0. A 204 means that what it sent is on disk."""
+"""The route that a Prometheus writes to: remote write 1.0. A 204 means that what it sent is on disk.
+
+A Prometheus takes every 4xx for final and drops what it has sent; only what will never be right is answered with one.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from typing import Final
 from fastapi import APIRouter, Request, Response
 
 from daemon_core import Daemon
-from daemon_problems import RequestError
+from daemon_problems import RequestError, busy
 from daemon_schemas import problems
 from data_contract import shorten
 from remote_write import PROTOBUF
@@ -30,10 +33,9 @@ def write_routes(daemon: Daemon) -> APIRouter:
         responses=problems(
             s400="no remote write request, or samples that cannot be: the others are stored",
             s404="no mapping is set",
-            s408="the body came too slowly",
             s413="too many bytes or samples",
             s415="another version than 1.0",
-            s503="too much at once",
+            s503="too much at once, or a body that came too slowly",
             s507="the disk is full",
         ),
     )
@@ -41,8 +43,13 @@ def write_routes(daemon: Daemon) -> APIRouter:
         """Take in what a Prometheus sends (remote write 1.0); its address is /api/v1/write."""
         daemon.require_remote_write()
         _require_version_1(request)
-        async with daemon.receive_body(request) as content:
-            result = await daemon.write(content)
+        try:
+            async with daemon.receive_body(request) as content:
+                result = await daemon.write(content)
+        except RequestError as error:
+            if error.status == 408:
+                raise busy(error.what, status=503, kind="too-slow", retry_after_seconds=1) from None
+            raise
         request.scope["state"]["log"].update(result.counts)
         if result.rejected:
             first = result.errors[0]["what"]

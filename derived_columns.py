@@ -43,12 +43,23 @@ def derived_state_names(metrics: Mapping[str, npt.NDArray[np.floating[Any]]], ro
     return np.array(VALID_STATES, dtype=object)[derive_states(metrics, rows)]
 
 
+def derived_state(metrics: Mapping[str, float]) -> str:
+    """The same for one row, without arrays: for rows that come one by one."""
+    for rule in STATE_RULES:
+        if any(metrics.get(metric, np.nan) >= bound for metric, bound in rule.at_least.items()):
+            return rule.state
+        if rule.below and all(metrics.get(metric, np.nan) < bound for metric, bound in rule.below.items()):
+            return rule.state
+    return DEFAULT_STATE
+
+
 def _self_check() -> None:
     assert derived_state_names({"cpu_pct": np.array([96, 3, np.nan])}, 3).tolist() == [
         "critical_issue",
         "idle",
         "healthy",
     ]
+    assert derived_state({"cpu_pct": 96.0}) == "critical_issue" and derived_state({"mem_pct": 1.0}) == "healthy"
     print("✅ All tests passed")
 
 

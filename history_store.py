@@ -9,6 +9,7 @@ hundred short look-ups. Knows nothing of torch or HTTP.
 
 from __future__ import annotations
 
+import math
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
@@ -30,7 +31,7 @@ from data_contract import (
     STEP_MINUTES,
     TIMESTAMP,
 )
-from derived_columns import derived_state_names
+from derived_columns import derived_state
 from sqlite_file import Schema, SqliteFile
 
 STORE_FILE = "history.sqlite3"
@@ -410,18 +411,19 @@ class HistoryStore:
         for position in np.flatnonzero(~fresh & np.isfinite(values).any(axis=1)).tolist():
             key = (int(times[position]) // STEP_US, servers[position], int(times[position]))
             *there, number = connection.execute(_FIND, key).fetchone()
-            before = np.array(there, dtype=np.float64)
-            new = np.isnan(before) & np.isfinite(values[position])
-            if not new.any():
+            given = values[position].tolist()
+            new = [one if old is None else math.nan for old, one in zip(there, given, strict=True)]
+            if all(map(math.isnan, new)):
                 continue
-            after, state = np.where(new, values[position], before), states[number]
-            if state == _derived(before):
+            after = [one if old is None else old for old, one in zip(there, given, strict=True)]
+            state = states[number]
+            if state == _derived(there):
                 state = _derived(after)
             number = self._state_id(connection, state, added)
             states[number] = state
-            connection.execute(_FILL, (*(None if np.isnan(value) else value for value in after), number, *key))
+            connection.execute(_FILL, (*after, number, *key))  # NaN is stored as NULL
             changed[position] = True
-            filled[position] = (np.where(new, after, np.nan), state)
+            filled[position] = (new, state)
         rows = frame[changed].reset_index(drop=True)
         if filled:
             places = np.searchsorted(np.flatnonzero(changed), list(filled))
@@ -451,9 +453,9 @@ class HistoryStore:
         return number
 
 
-def _derived(metrics: npt.NDArray[np.float64]) -> str:
-    columns = {column: metrics[k : k + 1] for k, column in enumerate(METRIC_COLUMNS)}
-    return str(derived_state_names(columns, 1)[0])
+def _derived(metrics: Sequence[float | None]) -> str:
+    known = zip(METRIC_COLUMNS, metrics, strict=True)
+    return derived_state({column: value for column, value in known if value is not None})
 
 
 def _moment(us: int | None) -> datetime | None:

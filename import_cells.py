@@ -63,7 +63,7 @@ _OTHER_UNIT: Final = (
     r"^[+-]?[\d.,]+\s*(?:%|[kmgtp]?i?b(?:[/p]?(?:s|min|h))?|[kmg]?hz|[nuµm]?s|sec|min|h|cores?|[kmgt])$"
 )
 _HAS_OFFSET: Final = r"[Tt ]\s*\d.*(?:[Zz]|[+-]\d{2}(?::?\d{2})?)$"
-_IDLE_ROUNDING: Final = 1.0  # idle and waiting time, both rounded, may add up to a bit more than 100 %
+IDLE_ROUNDING: Final = 1.0  # idle and waiting time, both rounded, may add up to a bit more than 100 %
 
 
 # ------------------------------------------------------------------------------------------------------------- numbers
@@ -104,7 +104,7 @@ def metric_values(
         factor, offset = UNITS[metric][section.unit or DEFAULT_UNITS[metric]]
         values = values * factor + offset
         if factor < 0:  # idle time
-            over = (values < 0) & (values >= -_IDLE_ROUNDING)
+            over = (values < 0) & (values >= -IDLE_ROUNDING)
             tally.count_values("clipped", metric, int(over.sum()), _example(values, over))
             values[over] = 0.0
             repaired |= over

@@ -12,20 +12,39 @@ from __future__ import annotations
 import math
 import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from functools import cache
 from typing import Any, Final
 
 import cramjam
+import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError, Message
 
 from common_utils import iso_z
 from daemon_problems import RequestError
-from daemon_rows import MAX_LISTED_REJECTIONS, JudgedRows, RowLimits, judge_rows
-from data_contract import METRIC_COLUMNS, PROFILE, SERVER_NAME, TIMESTAMP, VALID_PROFILES, profile_for_name, shorten
+from daemon_rows import (
+    MAX_LISTED_REJECTIONS,
+    METRIC_BOUNDS,
+    JudgedRows,
+    RowJudge,
+    RowLimits,
+    contract_frame,
+    shown_name,
+)
+from data_contract import (
+    GENERIC_PROFILE,
+    METRIC_COLUMNS,
+    SERVER_NAME,
+    TIMESTAMP,
+    VALID_PROFILES,
+    ImportMappingError,
+    profile_for_name,
+    shorten,
+)
+from import_cells import IDLE_ROUNDING
 from import_mapping import CLIP_UP_TO, DEFAULT_UNITS, UNITS
 from prometheus_mapping import PrometheusMapping
 
@@ -44,6 +63,14 @@ _SELECTOR: Final = re.compile(r"\s*([a-zA-Z_:][\w:]*)?\s*(?:\{(.*)\})?\s*", re.D
 _MATCHER: Final = re.compile(
     r"\s*([a-zA-Z_]\w*)\s*(=~|!~|!=|=)\s*(?:\"((?:\\.|[^\"\\])*)\"|'((?:\\.|[^'\\])*)'|`([^`]*)`)\s*(?:,|$)", re.DOTALL
 )
+
+
+# Escapes of PromQL's strings: those of Go
+_ESCAPE: Final = re.compile(r"\\(x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U000[0-9a-fA-F]{5}|[0-3][0-7]{2}|.)", re.DOTALL)
+_ESCAPED: Final = {"a": "\a", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v"}
+
+_BOUNDS: Final = {column: (lower, upper) for column, lower, upper, _ in METRIC_BOUNDS}
+_PLACES: Final = {column: place for place, column in enumerate(METRIC_COLUMNS)}
 
 
 # ------------------------------------------------------------------------------------------------------------- decoding
@@ -136,9 +163,15 @@ class _Selector:
 
 
 def _selector_of(query: str) -> _Selector | None:
-    """The query as a selector; None if it is more than one."""
+    """The query as a selector; None if it is more than one.
+
+    Raises
+    ------
+    ImportMappingError
+        If it is a selector that no Prometheus would take either.
+    """
     found = _SELECTOR.fullmatch(query)
-    if found is None or (found[1] is None and found[2] is None):
+    if found is None:
         return None
     matchers: list[tuple[str, str, str | re.Pattern[str]]] = []
     text, place = (found[2] or "").strip(), 0
@@ -147,13 +180,34 @@ def _selector_of(query: str) -> _Selector | None:
         if part is None:
             return None
         place = part.end()
-        quoted = next((part[group] for group in (3, 4) if part[group] is not None), None)
-        value = part[5] if quoted is None else re.sub(r"\\(.)", r"\1", quoted) if "\\" in quoted else quoted
+        quoted = part[3] if part[3] is not None else part[4]
+        value = part[5] if quoted is None else _ESCAPE.sub(_unescaped, quoted)
         try:
             matchers.append((part[1], part[2], re.compile(value) if "~" in part[2] else value))
-        except re.error:
-            return None
+        except re.error as error:
+            raise _wrong_selector(query, f"{value!r} is no regular expression ({error})") from None
+    if found[1] is None and not matchers:
+        raise _wrong_selector(query, "it would take every series")
     return _Selector(found[1], tuple(matchers))
+
+
+def _unescaped(escape: re.Match[str]) -> str:
+    """Character that an escape of a PromQL string stands for; they are those of Go."""
+    code = escape[1]
+    if code[0] in "xuU" and len(code) > 1:
+        return chr(int(code[1:], 16))
+    if len(code) == 3:
+        return chr(int(code, 8))
+    return _ESCAPED.get(code, code)
+
+
+def _wrong_selector(query: str, reason: str) -> ImportMappingError:
+    return ImportMappingError(
+        f"The query {shorten(' '.join(query.split()))} picks no series: {reason}.",
+        why="What a Prometheus sends is told apart by the selectors of the mapping.",
+        fix="Correct it, or write any other PromQL there: then the series of its recording rule is taken.",
+        document="Docs/DAEMON.md",
+    )
 
 
 def recorded_name(metric: str) -> str:
@@ -192,9 +246,11 @@ class WrittenRows:
     Attributes
     ----------
     rows : JudgedRows
-        Its samples, joined to rows by server and time; rejections tell of rows and of whole series.
+        Its samples, joined to rows by server and time. `rejected` counts samples, and `row` of a rejection is the
+        position of its series in the request.
     ignored : int
-        Samples of series that the mapping does not name, markers of their end, and values that are not a number.
+        Samples of series that the mapping does not name, markers of their end, values that are not a number, and those
+        that `join` leaves out.
     """
 
     rows: JudgedRows
@@ -208,19 +264,29 @@ class RemoteWrite:
     ----------
     mapping : PrometheusMapping
         The importer's. `join` means here: only of servers that are known, or of which another metric comes with it.
+
+    Raises
+    ------
+    ImportMappingError
+        If a query is a selector that cannot be.
     """
 
     def __init__(self, mapping: PrometheusMapping) -> None:
         self._mapping = mapping
         metrics = mapping.prometheus.metrics
-        self._selectors = {
+        selectors = {
             name: _selector_of(metric.query) or _Selector(recorded_name(name), ()) for name, metric in metrics.items()
         }
+        # Those that are joined come last, when it is known which servers there are
+        self._passes = [
+            {name: selectors[name] for name in metrics if metrics[name].join == join} for join in (False, True)
+        ]
         self._units = {name: UNITS[name][metric.unit or DEFAULT_UNITS[name]] for name, metric in metrics.items()}
+        self._clip = {name: metric.clip_up_to or CLIP_UP_TO.get(name, 0.0) for name, metric in metrics.items()}
         self._rules = [(re.compile(rule.pattern), rule.profile) for rule in mapping.profile.rules]
 
     def read(self, body: bytes, most_bytes: int, limits: RowLimits, most_samples: int) -> WrittenRows:
-        """Sort a request's samples into rows and rejections; a wrong one harms no other.
+        """Sort a request's samples into rows and rejections; a wrong one harms no other, not even of its own row.
 
         Parameters
         ----------
@@ -249,58 +315,52 @@ class RemoteWrite:
                 why=_WHY,
                 fix="Lower `max_samples_per_send` in the Prometheus' queue_config, or raise TFT_MAX_ROWS_PER_REQUEST.",
             )
-        faults: list[dict[str, Any]] = []
-        wrong = ignored = 0
-        rows: dict[tuple[str, int], dict[str, Any]] = {}
+        found = _Samples(limits)
+        joined: list[tuple[int, str, dict[str, str], Any]] = []
         for place, series in enumerate(request.timeseries):
             many = len(series.labels) > _MAX_LABELS
             labels = {} if many else {label.name: label.value for label in series.labels}
             fault = "a series has too many labels" if many else _label_fault(series.labels, labels)
-            metrics = [] if fault else [name for name, selector in self._selectors.items() if selector.fits(labels)]
-            ignored += 0 if fault or metrics else len(series.samples)
-            for metric in metrics:
-                server = self._mapping.server_of(metric, labels)
-                if server is None:
-                    fault = f"the labels of {shorten(labels[_NAME])} do not name a server"
-                    break
-                for sample in series.samples:
-                    ignored += not self._take(rows, metric, server, labels, sample)
             if fault:
-                wrong += max(1, len(series.samples))
-                faults.append({"row": place, "server_name": None, "what": fault})
-        kept = [row for row in rows.values() if self._counts(row, limits)]
-        judged = judge_rows(kept, limits)
-        listed = (faults + judged.rejections)[:MAX_LISTED_REJECTIONS]
-        return WrittenRows(JudgedRows(judged.frame, wrong + judged.rejected, listed), ignored)
+                found.refuse_series(place, fault, series.samples)
+                continue
+            named, late = ([name for name, one in each.items() if one.fits(labels)] for each in self._passes)
+            if not named and not late:
+                found.ignored += len(series.samples)
+            for metric in named:
+                self._take(found, place, metric, labels, series.samples)
+            joined += [(place, metric, labels, series.samples) for metric in late]
+        for place, metric, labels, samples in joined:
+            server = self._mapping.server_of(metric, labels)
+            if server is not None and server not in found.servers and limits.profile(server) is None:
+                found.ignored += len(samples)  # a host that is probed alone makes no server
+                continue
+            self._take(found, place, metric, labels, samples)
+        return found.rows(self._usual_profile)
 
-    def _take(
-        self, rows: dict[tuple[str, int], dict[str, Any]], metric: str, server: str, labels: dict[str, str], sample: Any
-    ) -> bool:
-        """Put a sample into its row; False if it holds no value."""
-        value = sample.value
-        if math.isnan(value):  # the end of a series, or a quotient of nothing
-            return False
-        row = rows.get((server, sample.timestamp))
-        if row is None:
-            row = {TIMESTAMP: _time_text(sample.timestamp), SERVER_NAME: server, PROFILE: self._profile(server, labels)}
-            rows[server, sample.timestamp] = row
+    def _take(self, found: _Samples, place: int, metric: str, labels: dict[str, str], samples: Any) -> None:
+        """Put the samples of a series, as values of a metric in the contract's unit, into their rows."""
+        server = self._mapping.server_of(metric, labels)
+        if server is None:
+            found.refuse_series(place, f"the labels of {shorten(labels[_NAME])} do not name a server", samples)
+            return
         factor, offset = self._units[metric]
-        value = factor * value + offset
-        most = self._mapping.prometheus.metrics[metric].clip_up_to or CLIP_UP_TO.get(metric)
-        if most is not None and 100.0 < value <= most:
-            value = 100.0
-        # Two series of one metric and server, such as two jobs that scrape it: the first counts, as in the store.
-        row.setdefault(metric, value)
-        return True
+        clip = self._clip[metric]
+        stated = self._stated_profile(server, labels)
+        for sample in samples:
+            value = sample.value
+            if math.isnan(value):  # the end of a series, or a quotient of nothing
+                found.ignored += 1
+                continue
+            value = factor * value + offset
+            if 100.0 < value <= clip:
+                value = 100.0
+            elif factor < 0 and -IDLE_ROUNDING <= value < 0:
+                value = 0.0  # the importer's rule, too: idle and waiting time may add up to a bit more than 100 %
+            found.add(place, server, sample.timestamp, metric, value, stated)
 
-    def _counts(self, row: dict[str, Any], limits: RowLimits) -> bool:
-        """Whether a row stands by itself: with `join` alone it does not make a server."""
-        metrics = self._mapping.prometheus.metrics
-        alone = any(name in row and not metrics[name].join for name in metrics)
-        return alone or limits.profile(row[SERVER_NAME]) is not None
-
-    def _profile(self, server: str, labels: Mapping[str, str]) -> str | None:
-        """Profile by a label, by the mapping's rules, by the contract's name patterns, or the mapping's default."""
+    def _stated_profile(self, server: str, labels: Mapping[str, str]) -> str | None:
+        """Profile by a label or by the mapping's rules; None where they say nothing."""
         section = self._mapping.profile
         for label in self._mapping.profile_labels:
             if value := labels.get(label):
@@ -308,11 +368,73 @@ class RemoteWrite:
                 if named in VALID_PROFILES:
                     return named
                 break
-        for pattern, profile in self._rules:
-            if pattern.search(server):
-                return profile
-        usual = profile_for_name(server)
-        return section.default if usual == "generic" else usual
+        return next((profile for pattern, profile in self._rules if pattern.search(server)), None)
+
+    def _usual_profile(self, server: str) -> str:
+        """Profile of a new server of which nothing states one: by its name, or the mapping's default."""
+        named = profile_for_name(server)
+        return self._mapping.profile.default if named == GENERIC_PROFILE else named
+
+
+class _Samples:
+    """Samples of one request, judged one by one and joined to rows."""
+
+    def __init__(self, limits: RowLimits) -> None:
+        self._limits = limits
+        self._judge = RowJudge(limits)
+        self._rows: dict[tuple[str, int], list[float]] = {}  # server, microseconds → a value per metric
+        self._stated: dict[str, str] = {}  # server → profile
+        self._faults: list[dict[str, Any]] = []
+        self._wrong = 0
+        self.ignored = 0
+        self.servers: set[str] = set()
+
+    def add(self, place: int, server: str, milliseconds: int, metric: str, value: float, profile: str | None) -> None:
+        """Put a value into its row, if time, value and server may be."""
+        lower, upper = _BOUNDS[metric]
+        time = milliseconds * 1000
+        right = lower <= value <= upper and self._judge.earliest_us <= time <= self._judge.latest_us
+        if not right or self._judge.profile_of(server) is None:
+            self._wrong += 1
+            if len(self._faults) < MAX_LISTED_REJECTIONS:
+                row = {TIMESTAMP: _time_text(milliseconds), SERVER_NAME: server, metric: value}
+                self._refuse(place, shown_name(row), self._judge.fault_of(row))
+            return
+        self.servers.add(server)
+        if profile is not None:
+            self._stated.setdefault(server, profile)
+        row_values = self._rows.get((server, time))
+        if row_values is None:
+            row_values = self._rows[server, time] = [math.nan] * len(METRIC_COLUMNS)
+        # Two series of one metric and server, such as two jobs that scrape it: the first counts, as in the store.
+        if math.isnan(row_values[_PLACES[metric]]):
+            row_values[_PLACES[metric]] = value
+
+    def refuse_series(self, place: int, what: str, samples: Any) -> None:
+        """Refuse all samples of a series; one without samples is refused, too."""
+        self._wrong += max(1, len(samples))
+        self._refuse(place, None, what)
+
+    def _refuse(self, place: int, server: str | None, what: str) -> None:
+        if len(self._faults) < MAX_LISTED_REJECTIONS:
+            self._faults.append({"row": place, "server_name": server, "what": what})
+
+    def rows(self, usual_profile: Callable[[str], str]) -> WrittenRows:
+        """The rows, in contract columns; a known server keeps its profile unless one is stated."""
+        profiles = {
+            server: self._stated.get(server) or self._limits.profile(server) or usual_profile(server)
+            for server in self.servers
+        }
+        names = np.array([server for server, _ in self._rows], dtype=object)
+        values = np.array(list(self._rows.values()), np.float64).reshape(-1, len(METRIC_COLUMNS))
+        frame = contract_frame(
+            np.array([time for _, time in self._rows], np.int64),
+            names,
+            {metric: values[:, place] for metric, place in _PLACES.items()},
+            np.full(len(names), None, dtype=object),
+            np.array([profiles[server] for server in names], dtype=object),
+        )
+        return WrittenRows(JudgedRows(frame, self._wrong, self._faults), self.ignored)
 
 
 def _label_fault(pairs: Any, labels: dict[str, str]) -> str | None:

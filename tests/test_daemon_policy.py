@@ -231,6 +231,15 @@ def test_each_key_has_a_rate_of_its_own(quick: Settings, tmp_path: Path) -> None
         assert client.get("/health").status_code == 200
 
 
+def test_a_prometheus_that_sends_too_often_is_told_503_and_so_sends_again(quick: Settings, tmp_path: Path) -> None:
+    with running(
+        quick.model_copy(update={"rate_limit_per_second": 3}), KeyRing(tmp_path / "absent"), tmp_path
+    ) as client:
+        limited = next(answer for _ in range(30) if (answer := client.post("/api/v1/write")).status_code != 404)
+        assert_problem(limited, 503, "too-many-requests")
+        assert int(limited.headers["retry-after"]) >= 1
+
+
 def test_wrong_keys_are_limited_and_right_ones_of_the_same_address_are_let_in(quick: Settings, tmp_path: Path) -> None:
     path = tmp_path / "keys.json"
     key, _ = create_key(path, "both", "read")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import signal
+import socket
 import struct
 import threading
 import time
@@ -12,7 +14,9 @@ from collections.abc import Iterator
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
+from urllib.parse import urlsplit
 
 import cramjam
 import numpy as np
@@ -20,6 +24,7 @@ import pytest
 from conftest import make_fleet
 from fastapi.testclient import TestClient
 from hypothesis import given
+from hypothesis import settings as settings_of_hypothesis
 from hypothesis import strategies as st
 from local_prometheus import MISSING, WHY_NOT, Prometheus, free_port
 from test_daemon_process import daemon
@@ -153,6 +158,103 @@ def test_a_wrong_sample_is_itemised_and_harms_no_other(sent: tuple[dict[str, str
     written = read(sent, series("host_cpu", "ppdb001"))
     assert written.rows.frame[SERVER_NAME].tolist() == ["ppdb001"]
     assert written.rows.rejected == 1 and words in written.rows.rejections[0]["what"]
+
+
+def test_a_wrong_value_takes_no_other_metric_of_its_row_with_it() -> None:
+    wrong = ({"__name__": "host_cpu", "instance": "a", "job": "node"}, [(NOW_MS, 2.5), (NOW_MS + 1, -1.0)])
+    written = read(series("tft:mem_pct", "a", value=40.0), wrong)
+    assert written.rows.frame["mem_pct"].tolist() == [40.0] and written.rows.frame["cpu_pct"].isna().all()
+    assert written.rows.rejected == 2, "samples are counted"
+    assert [(each["row"], each["server_name"]) for each in written.rows.rejections] == [(1, "a"), (1, "a")]
+
+
+def test_a_new_server_takes_a_place_with_a_right_sample_only() -> None:
+    one_place = RowLimits(LIMITS.latest, None, 1, lambda _: None)
+    sent = (series("host_cpu", "wrong", value=9.0), series("host_cpu", "a"), series("host_cpu", "b"))
+    written = read(*sent, limits=one_place)
+    assert written.rows.frame[SERVER_NAME].tolist() == ["a"] and written.rows.rejected == 2
+    assert "no room" in written.rows.rejections[1]["what"]
+
+
+def test_idle_time_that_is_rounded_above_the_whole_is_no_fault() -> None:
+    idle = {"prometheus": {"metrics": {"cpu_pct": {"query": "idle", "unit": "ratio_idle"}}}}
+    written = read(series("idle", "a", 1.004), series("idle", "b", 1.02), series("idle", "c", 0.75), mapping=idle)
+    assert written.rows.frame["cpu_pct"].tolist() == [0.0, 25.0]
+    assert [each["server_name"] for each in written.rows.rejections] == ["b"]
+
+
+def test_a_known_server_keeps_its_profile_unless_a_label_states_one() -> None:
+    known = RowLimits(LIMITS.latest, None, 10, {"a": "web_api", "b": "web_api"}.get)
+    sent = (
+        series("host_cpu", "a"),
+        series("host_cpu", "b"),
+        series("tft:mem_pct", "b", role="db"),
+        series("host_cpu", "c"),
+    )
+    own = {**MAPPING, "profile": {**MAPPING["profile"], "default": "data_ingest"}}
+    frame = read(*sent, mapping=own, limits=known).rows.frame
+    assert frame[PROFILE].tolist() == ["web_api", "database", "data_ingest"]
+
+
+def test_latency_joins_whichever_series_comes_first_and_is_counted_when_left_out() -> None:
+    cpu, latency = series("host_cpu", "a"), series("probe_seconds", "a", value=0.1)
+    for sent in ((cpu, latency), (latency, cpu)):
+        frame = read(*sent).rows.frame
+        assert frame[["cpu_pct", "latency_ms"]].to_numpy().tolist() == [[25.0, 100.0]]
+    assert read(latency).ignored == 1
+
+
+@pytest.mark.parametrize(
+    ("query", "labels", "fits"),
+    [
+        (r'up{path="C:\\x"}', {"path": "C:\\x"}, True),
+        (r'up{path=~"a\\.b"}', {"path": "a.b"}, True),
+        (r'up{path=~"a\\.b"}', {"path": "aXb"}, False),
+        (r"up{path=~`a\.b`}", {"path": "a.b"}, True),
+        (r'up{path="\x41\u00e4\n\101\""}', {"path": 'Aä\nA"'}, True),
+        ("up{path=~'b'}", {"path": "abc"}, False),  # anchored at both ends
+        ('up{path=""}', {}, True),
+        ('up{path!=""}', {}, False),
+        ('up{a="1", b!~"2|3",}', {"a": "1", "b": "4"}, True),
+        ('{__name__=~"u.", a="}"}', {"a": "}"}, True),
+    ],
+)
+def test_selectors_pick_what_a_prometheus_would(query: str, labels: dict[str, str], fits: bool) -> None:
+    mapping = {"prometheus": {"metrics": {"cpu_pct": {"query": query}}}}
+    written = read(({"__name__": "up", "instance": "a", **labels}, [(NOW_MS, 1.0)]), mapping=mapping)
+    assert len(written.rows.frame) == fits and written.ignored == (not fits)
+
+
+@pytest.mark.parametrize("query", ["{}", " { } ", 'up{a=~"("}', 'up{a!~"*"}'])
+def test_a_selector_that_cannot_be_is_told(query: str) -> None:
+    mapping = parse_prometheus_mapping({"prometheus": {"metrics": {"cpu_pct": {"query": query}}}})
+    with pytest.raises(ImportMappingError, match="picks no series"):
+        RemoteWrite(mapping)
+
+
+ALL = [
+    ({"__name__": name, "instance": instance, "job": "node"}, moment, value)
+    for instance in ("a", "b")
+    for moment in (NOW_MS - 1000, NOW_MS)
+    for name, value in (("host_cpu", 0.97), ("tft:mem_pct", 41.5), ("tft:disk_io_mb_s", 7.0))
+]
+THREE = {"prometheus": {"metrics": {**MAPPING["prometheus"]["metrics"], "disk_io_mb_s": {"query": "rate(x[$window])"}}}}
+
+
+@settings_of_hypothesis(max_examples=30, deadline=None)
+@given(st.permutations([*ALL, *ALL[:4]]), st.lists(st.integers(0, 16), max_size=6))
+def test_however_samples_are_spread_over_requests_the_rows_are_the_same(sent: list[Any], cuts: list[int]) -> None:
+    """As several shards send them, in any order, and some again."""
+    reader = RemoteWrite(parse_prometheus_mapping(THREE))
+    edges = [0, *sorted(cuts), len(sent)]
+    with TemporaryDirectory() as folder, HistoryStore(Path(folder)) as store:
+        for begin, end in itertools.pairwise(edges):
+            body = encode([(labels, [(moment, value)]) for labels, moment, value in sent[begin:end]])
+            store.append(reader.read(body, 1_000_000, LIMITS, 1000).rows.frame)
+        rows = store.window().sort_values([SERVER_NAME, TIMESTAMP])
+    assert rows[SERVER_NAME].tolist() == ["a", "a", "b", "b"] and rows["latency_ms"].isna().all()
+    assert rows[["cpu_pct", "mem_pct", "disk_io_mb_s"]].to_numpy().tolist() == [[97.0, 41.5, 7.0]] * 4
+    assert set(rows[STATE]) == {"critical_issue"}
 
 
 def test_labels_out_of_order_or_twice_are_refused() -> None:
@@ -290,6 +392,30 @@ def test_what_is_no_request_is_refused(client: TestClient) -> None:
     assert_problem(client.post("/write", content=b"\xff\xff\xff\xff\x0f", headers=HEADERS), 413, "too-large")
 
 
+def test_while_the_disk_is_full_it_is_told_to_send_again(client: TestClient) -> None:
+    connection = client.app.state.daemon._store._file._connection  # type: ignore[attr-defined]
+    connection.execute("PRAGMA query_only = ON")  # every write fails, as on a full disk
+    assert_problem(write(client, series("host_cpu")), 507, "storage-failed")
+    connection.execute("PRAGMA query_only = OFF")
+    assert write(client, series("host_cpu")).status_code == 204
+    status = client.get("/status").json()
+    assert (status["ingest"]["accepted"], status["history"]["rows"]) == (1, 1)
+    assert 'tft_ingest_rows_total{result="accepted"} 1.0' in client.get("/metrics").text
+
+
+def test_a_body_that_never_ends_is_told_to_come_again(mapping_file: Path, tmp_path: Path) -> None:
+    body = encode([series("host_cpu")])
+    environment = {"TFT_REMOTE_WRITE_MAPPING": str(mapping_file), "TFT_BODY_TIMEOUT_SECONDS": "0.3"}
+    with daemon(tmp_path, tmp_path / "no_model", **environment) as process:
+        address = urlsplit(process.url)
+        with socket.create_connection((address.hostname, address.port), timeout=30) as connection:
+            headers = "".join(f"{name}: {value}\r\n" for name, value in HEADERS.items())
+            head = f"POST /api/v1/write HTTP/1.1\r\nHost: x\r\n{headers}Content-Length: {len(body)}\r\n\r\n"
+            connection.sendall(head.encode() + body[:10])
+            assert connection.recv(100).startswith(b"HTTP/1.1 503")
+        assert process.client.post("/api/v1/write", content=body, headers=HEADERS).status_code == 204
+
+
 def test_without_a_mapping_nothing_is_taken_and_a_wrong_one_is_told_at_the_start(
     settings: Settings, tiny_model_dir: Path, tmp_path: Path
 ) -> None:
@@ -366,7 +492,7 @@ def test_a_real_prometheus_writes_through_a_killed_daemon_without_a_gap(
         with daemon(folder, tiny_model_dir, *options, TFT_REMOTE_WRITE_MAPPING=str(mapping_file)) as process:
             before = rows_in(process)
             wait_for(lambda: rows_in(process) > before + 60)
-            metrics = prometheus.values("host_cpu[5m]")
+            metrics, memory = prometheus.values("host_cpu[5m]"), prometheus.values("tft:mem_pct[5m]")
             last = max(float(moment) for each in metrics for moment, _ in each["values"])
             wait_for(
                 lambda: process.get("/status")["history"]["newest"] >= time.strftime("%FT%TZ", time.gmtime(last + 2))
@@ -377,18 +503,20 @@ def test_a_real_prometheus_writes_through_a_killed_daemon_without_a_gap(
     exporter.shutdown()
     exporter.server_close()
     with HistoryStore(folder / "history") as store:
-        window = store.window().dropna(subset=["cpu_pct"])
-    found = {
-        (row[SERVER_NAME], round(row[TIMESTAMP].timestamp() * 1000)): row["cpu_pct"] for _, row in window.iterrows()
-    }
-    assert len(found) == len(window), "a sample is there twice"
-    expected = {
-        (each["metric"]["instance"], round(float(moment) * 1000)): 100 * float(value)
-        for each in metrics
-        for moment, value in each["values"]
-    }
-    assert len(expected) > 80 and {name for name, _ in expected} == {f"web{k:02}" for k in range(10)}
-    missing = [key for key in expected if key not in found]
-    assert not missing, f"{len(missing)} of {len(expected)} samples are missing, such as {missing[:3]}"
-    assert np.allclose([found[key] for key in expected], list(expected.values()))
+        window = store.window()
+    assert not window.duplicated([SERVER_NAME, TIMESTAMP]).any()
+    for column, sent, factor in (("cpu_pct", metrics, 100.0), ("mem_pct", memory, 1.0)):
+        found = {
+            (row[SERVER_NAME], round(row[TIMESTAMP].timestamp() * 1000)): row[column]
+            for _, row in window.dropna(subset=[column]).iterrows()
+        }
+        expected = {
+            (each["metric"]["instance"], round(float(moment) * 1000)): factor * float(value)
+            for each in sent
+            for moment, value in each["values"]
+        }
+        assert len(expected) > 80 and {name for name, _ in expected} == {f"web{k:02}" for k in range(10)}
+        missing = [key for key in expected if key not in found]
+        assert not missing, f"{len(missing)} of {len(expected)} samples are missing, such as {missing[:3]}"
+        assert np.allclose([found[key] for key in expected], list(expected.values()))
     assert set(window.columns) >= set(METRIC_COLUMNS)
