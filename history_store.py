@@ -383,13 +383,14 @@ class HistoryStore:
             for position in new:
                 name, moment = names[position], int(times[position])
                 added.last_seen[name] = max(moment, added.last_seen.get(name, moment))
-            for name, profile in {names[position]: profiles[position] for position in new}.items():
-                if (added.profiles.get(name) or self._known.profiles[name]) != profile:
-                    connection.execute("UPDATE servers SET profile = ? WHERE name = ?", (profile, name))
-                    added.profiles[name] = profile
-        if fresh.all():
-            return Stored(fresh, frame)
-        return self._fill(connection, frame, fresh, servers, times, added)
+        whole = fresh.all()
+        stored = Stored(fresh, frame) if whole else self._fill(connection, frame, fresh, servers, times, added)
+        changed = np.flatnonzero(stored.changed).tolist()
+        for name, profile in {names[position]: profiles[position] for position in changed}.items():
+            if (added.profiles.get(name) or self._known.profiles[name]) != profile:
+                connection.execute("UPDATE servers SET profile = ? WHERE name = ?", (profile, name))
+                added.profiles[name] = profile
+        return stored
 
     def _fill(
         self,

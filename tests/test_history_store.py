@@ -137,6 +137,17 @@ def test_a_stated_state_outlives_a_late_metric_and_parts_of_one_frame_join(tmp_p
         assert store.rows == 4
 
 
+def test_a_late_metric_may_state_the_profile_and_a_repetition_may_not(tmp_path: Path) -> None:
+    with HistoryStore(tmp_path) as store:
+        store.append(partial(mem_pct=40.0))
+        store.append(partial(mem_pct=40.0).assign(**{PROFILE: "generic"}))
+        assert store.profile("ppweb001") == "web_api"
+        late = store.append_all([partial(cpu_pct=50.0).assign(**{PROFILE: "database"})])[0]
+        assert store.profile("ppweb001") == "database" == late.added[PROFILE].item()
+    with HistoryStore(tmp_path) as store:
+        assert store.profile("ppweb001") == "database" and set(store.window()[PROFILE]) == {"database"}
+
+
 def test_a_late_metric_that_cannot_be_written_leaves_the_row_as_it_was(tmp_path: Path) -> None:
     with HistoryStore(tmp_path) as store:
         store.append(partial(mem_pct=40.0))
