@@ -118,7 +118,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model-dir", type=Path, default=Path("models/latest"))
     parser.add_argument("--servers", type=int, default=1000)
-    parser.add_argument("--days", type=days_of, nargs="+", default=[3.0, 8.0], help="days of history, one after another")
+    parser.add_argument(
+        "--days", type=days_of, nargs="+", default=[3.0, 8.0], help="days of history, one after another"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     parser.add_argument("--parts", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
