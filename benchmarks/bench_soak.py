@@ -18,7 +18,7 @@ forecasts, requests, messages
 non_2xx               answers that were no success, and requests that failed
 accepted_rows, minutes_measured, interrupted (1 if it was ended early)
 
---plot FILE.png draws both over time. Source of the slope: Sen, JASA 63 (1968), as scipy.stats.theilslopes has it.
+--plot FILE.html draws both over time. Source of the slope: Sen, JASA 63 (1968), as scipy.stats.theilslopes has it.
 """
 
 from __future__ import annotations
@@ -84,24 +84,17 @@ class Samples:
         return found
 
     def draw(self, path: Path) -> None:
-        """Both over time, as a picture."""
-        import matplotlib as mpl
+        """Both over time, as a page that needs no network."""
+        import plotly.graph_objects as go
+        from plotly.subplots import make_subplots
 
-        mpl.use("Agg")
-        from matplotlib import pyplot
-
-        figure, axes = pyplot.subplots(2, sharex=True, figsize=(9, 5), layout="constrained")
-        minutes = np.array(self.seconds) / 60
-        for axis, values, label in zip(
-            axes, (self.rss_mb, self.descriptors), ("memory, MB", "open files"), strict=True
-        ):
-            axis.plot(minutes, values)
-            axis.axvspan(0, minutes[len(minutes) // 3], alpha=0.1, label="warm-up")
-            axis.set_ylabel(label)
-        axes[0].legend()
-        axes[1].set_xlabel("minutes")
-        figure.savefig(path)
-        pyplot.close(figure)
+        figure = make_subplots(2, 1, shared_xaxes=True, subplot_titles=("memory, MB", "open files"))
+        minutes = [second / 60 for second in self.seconds]
+        for row, values in enumerate((self.rss_mb, self.descriptors), 1):
+            figure.add_trace(go.Scatter(x=minutes, y=values, showlegend=False), row=row, col=1)
+        figure.add_vrect(0, minutes[len(minutes) // 3], fillcolor="grey", opacity=0.15, line_width=0)
+        figure.update_xaxes(title_text="minutes; grey: warm-up", row=2, col=1)
+        figure.write_html(path, include_plotlyjs=True)
 
 
 class Readers:
@@ -253,7 +246,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=20.0)
     parser.add_argument("--servers", type=int, default=90)
     parser.add_argument("--speed", type=float, default=10.0, help="times real time (10)")
-    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw memory and open files over time")
+    parser.add_argument("--plot", type=Path, metavar="FILE.html", help="draw memory and open files over time")
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     options = parser.parse_args()
     if not options.model_dir.exists():
