@@ -6,6 +6,7 @@ NumPy alone.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Final
 
 import numpy as np
@@ -20,6 +21,8 @@ BYTES_PER_CELL: Final = N_METRICS * (8 + 4) + 4 + 1
 # Sums are kept in double precision, means as float32, which ends at 3.4e38; whatever is measured in MB/s or ms does not
 # come near this bound, and what is computed with it later stays finite.
 LARGEST_MEAN: Final = 1e30
+
+_BLOCK_NUMBERS = 100_000  # worked on at a time
 
 _WORTH_A_BOX = 4  # cells per row up to which a piece is summed over the whole rectangle that it lies in
 
@@ -112,12 +115,15 @@ class GridAverages:
             Position of the only server that is wanted; all if left out.
         """
         wanted = slice(None) if server is None else slice(server, server + 1)
-        sums, counts = self._sum[wanted], self._count[wanted]
-        means = np.empty(sums.shape, dtype=np.float32)
+        all_sums, all_counts = self._sum[wanted], self._count[wanted]
+        means = np.empty(all_sums.shape, dtype=np.float32)
         with np.errstate(invalid="ignore"):
-            for k in range(N_METRICS):
-                means[..., k] = np.clip(sums[..., k] / counts[..., k], -LARGEST_MEAN, LARGEST_MEAN)
-        means[counts == 0] = np.nan  # 0 / 0 is a NaN of either sign, by the processor
+            for some in _blocks(means):
+                counts = all_counts[some]
+                exact = np.divide(all_sums[some], counts)
+                np.clip(exact, -LARGEST_MEAN, LARGEST_MEAN, out=exact)
+                np.copyto(exact, np.nan, where=counts == 0)  # 0 / 0 is a NaN of either sign, by the processor
+                means[some] = exact
         return means
 
     # ------------------------------------------------------------------------------------------- for a table that rolls
@@ -138,8 +144,16 @@ class GridAverages:
         n_steps = self.states.shape[1]
         for array in vars(self).values():
             if steps < n_steps:
-                array[:, :-steps] = array[:, steps:]
+                for some in _blocks(array):  # NumPy moves by way of a copy, which of the whole would be as large again
+                    array[some, :-steps] = array[some, steps:]
             array[:, max(0, n_steps - steps) :] = -1 if array is self.states else 0
+
+
+def _blocks(table: npt.NDArray[Any]) -> Iterator[slice]:
+    """Slices of servers of which each is small enough for the processor's caches."""
+    size = max(1, _BLOCK_NUMBERS // max(1, table[0].size if len(table) else 1))
+    for start in range(0, len(table), size):
+        yield slice(start, start + size)
 
 
 def _self_check() -> None:

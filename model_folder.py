@@ -41,7 +41,7 @@ from data_validator import DataValidator
 from risk_calibration import RiskCalibration
 from server_encoder import ServerEncoder
 from tft_features import QUANTILES, FeatureSpec
-from tft_model import FastTemporalFusionTransformer, NetworkConfig, build_network
+from tft_model import NetworkConfig, ServedNetwork, served_network
 
 LATEST = "latest"
 
@@ -57,7 +57,7 @@ class LoadedModel:
     Attributes
     ----------
     name : str
-    network : FastTemporalFusionTransformer
+    network : ServedNetwork
     spec : FeatureSpec
     info : dict
         Content of `training_info.json`.
@@ -67,7 +67,7 @@ class LoadedModel:
     """
 
     name: str
-    network: FastTemporalFusionTransformer
+    network: ServedNetwork
     spec: FeatureSpec
     info: dict[str, Any]
     encoder: ServerEncoder
@@ -185,7 +185,7 @@ def load_model(model_dir: str | os.PathLike[str]) -> LoadedModel:
     if faults:
         raise _unusable(folder, faults)
     try:
-        network = build_network(spec, network_config)
+        network = served_network(spec, network_config)
         expected_mb = sum(tensor.nbytes for tensor in network.state_dict().values()) / 1e6
         if _is_larger(folder / MODEL_WEIGHTS, expected_mb + _MAX_HEADER_MB):
             raise _unusable(folder, [f"{MODEL_WEIGHTS} is larger than its {expected_mb:.1f} MB of weights can be"])

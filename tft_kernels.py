@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from pytorch_forecasting.models.temporal_fusion_transformer.sub_modules import ResampleNorm
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
@@ -74,7 +73,7 @@ def residual_network(network: Any, inputs: Tensor, context: Tensor | None = None
 
 def resampled(layer: Any, inputs: Tensor) -> Tensor:
     """`ResampleNorm`, its interpolation and mask as one product; other networks as they are."""
-    if not isinstance(layer, ResampleNorm) or layer.input_size == layer.output_size:
+    if not hasattr(layer, "trainable_add") or layer.input_size == layer.output_size:
         result: Tensor = layer(inputs)
         return result
     matrix = interpolation(layer.input_size, layer.output_size, inputs)

@@ -37,9 +37,10 @@ from risk_calibration import RiskCalibration
 from server_encoder import ServerEncoder
 from tft_features import Augmentation, FeatureSpec, FleetTensors
 from tft_forecaster import Forecaster
-from tft_model import FastTemporalFusionTransformer, NetworkConfig
+from tft_model import NetworkConfig
 from training_data import TrainingData, load_fleet, open_fleet
 from training_loop import ForecastLoss, LossNotFiniteError, Plan, StopRequest, Training, TrainingStopped, slower
+from training_network import FastTemporalFusionTransformer
 from training_options import Hardware, Restrictions, duration_text, is_launched, is_restarted, launch_name
 from training_origins import Origins, Split, split_origins
 from training_processes import DOCUMENT, Processes, ProcessLostError, end_quietly, process_lost

@@ -26,7 +26,8 @@ from flat_weights import flatten_weights
 from memory_reuse import freed_memory_kept
 from tft_features import FeatureSpec, Windows, softened
 from tft_kernels import pinball
-from tft_model import NetworkConfig, build_network, forecast_scaled
+from tft_model import NetworkConfig, forecast_scaled
+from training_network import build_network
 from training_processes import DOCUMENT, Processes
 from training_windows import WindowBatches
 from weight_average import WeightAverage

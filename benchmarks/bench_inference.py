@@ -60,7 +60,8 @@ from quantile_calibration import QuantileCalibration
 from server_encoder import ServerEncoder
 from tft_features import QUANTILES, FeatureSpec, FleetTensors, gather_windows
 from tft_forecaster import Forecaster
-from tft_model import NetworkConfig, build_network, network_arguments
+from tft_model import NetworkConfig
+from training_network import build_network, network_arguments
 
 _START = datetime(2026, 1, 1, tzinfo=timezone.utc)
 _NETWORK = NetworkConfig()

@@ -77,8 +77,9 @@ from tft_features import (
     Windows,
     gather_windows,
 )
-from tft_model import NetworkConfig, build_network, forecast_scaled, network_arguments
+from tft_model import NetworkConfig, forecast_scaled
 from training_loop import EpochRecord, ForecastLoss, Plan, Progress, Training
+from training_network import build_network, network_arguments
 from training_origins import Origins, split_origins
 from training_processes import Processes
 from training_windows import WindowBatches

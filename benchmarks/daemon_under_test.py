@@ -86,6 +86,7 @@ def running_daemon(model_dir: Path, folder: Path | None = None, **environment: s
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,
+            start_new_session=True,  # Ctrl-C is for the benchmark, which then stops the daemon
         )
         try:
             assert process.stdout is not None
@@ -96,7 +97,11 @@ def running_daemon(model_dir: Path, folder: Path | None = None, **environment: s
             yield RunningDaemon(process, found[1], client, folder)
         finally:
             process.send_signal(signal.SIGTERM)
-            process.wait(60)
+            try:
+                process.wait(60)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise
 
 
 def arrow_body(frame: pd.DataFrame) -> bytes:

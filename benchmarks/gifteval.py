@@ -223,9 +223,10 @@ def main() -> None:
                 model = models / "latest"
             rows = pd.read_parquet(data)
             grid = FleetGrid.from_frame(rows)
+            forecaster = Forecaster.load(model)  # before the folder with the trained model is gone
         if grid.n_servers != len(task.series["cpu_pct"]) or grid.n_steps != steps:
             raise SystemExit("the grid is not the benchmark's: a server or a step holds no value at all")
-        figures |= judge(Forecaster.load(model), grid, task)
+        figures |= judge(forecaster, grid, task)
     except ProductError as error:
         raise SystemExit(str(error)) from None
     except subprocess.CalledProcessError as error:

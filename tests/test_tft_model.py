@@ -1,30 +1,27 @@
-"""Tests of tft_model.py: pytorch-forecasting's own network is the oracle for ours."""
+"""Tests of the network, as it learns and as it serves: pytorch-forecasting's own is the oracle for ours."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from pytorch_forecasting.metrics import MultiLoss, QuantileLoss
-from pytorch_forecasting.models.temporal_fusion_transformer import TemporalFusionTransformer
+from pytorch_forecasting.models.temporal_fusion_transformer import TemporalFusionTransformer, sub_modules
 from torch import Tensor
 
+import network_parts
 from data_contract import HORIZON_STEPS
 from fleet_grid import N_METRICS, FleetGrid
 from model_inputs import Layout
 from tft_features import Augmentation, FeatureSpec, FleetTensors, Windows, gather_windows
-from tft_model import (
-    FastTemporalFusionTransformer,
-    NetworkConfig,
-    build_network,
-    by_step,
-    forecast_scaled,
-    network_arguments,
-    ordered_quantiles,
-)
+from tft_model import NetworkConfig, by_step, forecast_scaled, ordered_quantiles, served_network
+from training_network import FastTemporalFusionTransformer, build_network, network_arguments
 
 SPEC = FeatureSpec(Layout(((24, 1),), patch=1, lag_days=(1,)), tuple(str(k) for k in range(7)), (5.0, 2.0, 1.0, 0.0))
 
@@ -164,6 +161,64 @@ def test_computes_the_same_for_a_fleet_that_is_forecast_from_one_moment() -> Non
     one = {name: tensor[:1] for name, tensor in windows.inputs.items()}
     with torch.no_grad():
         torch.testing.assert_close(fast.raw_outputs(one), raw(stock, one)[0], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("layout", [SPEC.layout, Layout()], ids=["step by step", "the product's"])
+@pytest.mark.parametrize(
+    "config",
+    [
+        NetworkConfig(16, 4, 0.1),
+        NetworkConfig(8, 1, 0.1, lstm_layers=2),
+        NetworkConfig(8, 2, 0.0, hidden_continuous_size=8),
+    ],
+    ids=["usual", "two layers", "as wide as its inputs"],
+)
+def test_what_is_served_computes_the_same_with_the_weights_that_were_learned(
+    layout: Layout, config: NetworkConfig
+) -> None:
+    spec = FeatureSpec(layout, SPEC.server_ids, SPEC.prior_scale)
+    learned, stock = make_twins(network_arguments(spec, config))
+    served = served_network(spec, config)
+    shapes = [{key: value.shape for key, value in network.state_dict().items()} for network in (served, learned)]
+    assert shapes[0] == shapes[1]
+    served.load_state_dict(learned.state_dict())
+    windows = make_windows(batch=6, seed=2, origin=500, spec=spec)
+    with torch.inference_mode():
+        torch.testing.assert_close(
+            served.raw_outputs(windows.inputs), learned.raw_outputs(windows.inputs), rtol=1e-5, atol=1e-5
+        )
+        ours, theirs = served(windows.inputs), raw(stock, windows.inputs)[1]
+    assert set(ours) <= set(theirs._fields)
+    for name, values in ours.items():
+        torch.testing.assert_close(values, getattr(theirs, name), rtol=1e-5, atol=1e-5)
+
+
+def test_parts_that_have_few_variables_compute_what_the_librarys_do() -> None:
+    """No layout of ours has such, but a model folder may describe any."""
+    for sizes, context in (({"a": 4}, None), ({"a": 4, "b": 6}, None), ({"a": 16, "b": 3}, torch.randn(2, 16))):
+        width = None if context is None else 16
+        flags = dict.fromkeys(sizes, True)
+        stock = sub_modules.VariableSelectionNetwork(dict(sizes), 16, flags, 0.0, width).eval()
+        ours = network_parts.VariableSelection(dict(sizes), {}, 8, 16, context=context is not None)
+        ours.load_state_dict({key: 0.3 * torch.randn_like(value) for key, value in stock.state_dict().items()})
+        stock.load_state_dict(ours.state_dict())
+        inputs = {name: torch.randn(2, size) for name, size in sizes.items()}
+        for found, expected in zip(ours(inputs, context), stock(inputs, context), strict=True):
+            torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_what_is_served_cannot_learn() -> None:
+    with pytest.raises(NotImplementedError):
+        served_network(SPEC, NetworkConfig(8, 1)).train()
+
+
+def test_forecasting_does_not_import_the_library_of_the_training() -> None:
+    """Its import costs 160 MB and two seconds, which the daemon need not pay."""
+    heavy = ("pytorch_forecasting", "lightning", "sklearn", "scipy", "torchmetrics", "torch._dynamo")
+    code = f"import sys, tft_forecaster; print(*(name for name in {heavy!r} if name in sys.modules))"
+    root = Path(__file__).resolve().parent.parent
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
 
 
 def test_mixed_precision_comes_near_and_learns() -> None:
