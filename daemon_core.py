@@ -120,7 +120,8 @@ class Daemon:
         with contextlib.ExitStack() as undo:
             self._store = undo.enter_context(HistoryStore(settings.history_dir))
             if self._store.set_aside is not None:
-                log.error("damaged history set aside, a new one begun", file=str(self._store.set_aside))
+                rescued = self._store.rescued_rows
+                log.error("damaged history set aside", file=str(self._store.set_aside), rescued_rows=rescued)
             if self._store.newest is not None:
                 for page in self._store.pages(self._store.newest - timedelta(hours=settings.history_hours)):
                     self._loop.add(page)
@@ -536,6 +537,7 @@ class Daemon:
                 "oldest": store.oldest and iso_z(store.oldest),
                 "newest": store.newest and iso_z(store.newest),
                 "set_aside": store.set_aside and store.set_aside.name,
+                "rescued_rows": store.rescued_rows,
             },
             "prediction_time": published.prediction_time if published else None,
             "generated_at": published.generated_at if published else None,

@@ -285,12 +285,16 @@ class ServerCount(Answer):
 
 
 class HistoryStatus(Answer):
-    """What is kept on disk; `set_aside` names a damaged file that was moved out of the way at the start."""
+    """What is kept on disk.
+
+    `set_aside` names a damaged file that was moved out of the way at the start; `rescued_rows` were saved out of it.
+    """
 
     rows: int
     oldest: AwareDatetime | None
     newest: AwareDatetime | None
     set_aside: str | None
+    rescued_rows: int
 
 
 class ForecastStatus(Answer):

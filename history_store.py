@@ -13,8 +13,8 @@ import math
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta, timezone
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 
@@ -24,6 +24,7 @@ import pandas as pd
 
 from data_contract import (
     METRIC_COLUMNS,
+    METRICS,
     PROFILE,
     REQUIRED_COLUMNS,
     SERVER_NAME,
@@ -32,39 +33,31 @@ from data_contract import (
     TIMESTAMP,
 )
 from derived_columns import derived_state
-from sqlite_file import Schema, SqliteFile
+from history_rescue import rescue_into
+from history_tables import INSERT, METRIC_LIST, SCHEMA, STEP_US, STORE_FILE, Catalogue, microseconds_of, moment_of
+from sqlite_file import DamagedError, SqliteFile
 
-STORE_FILE = "history.sqlite3"
-STEP_US = STEP_MINUTES * 60 * 1_000_000
-_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
-_MICROSECOND = timedelta(microseconds=1)
 _PAGE_ROWS = 50_000  # rows read at a time: bounds memory, and for how long a reader keeps writers waiting
 _PRUNE_STEPS = 24  # steps deleted per transaction, for the same reason
-
-_METRICS = ", ".join(METRIC_COLUMNS)
-_SCHEMA = Schema(
-    application_id=0x54465448,  # "TFTH"
-    version=1,
-    content="history",
-    tables=(
-        "CREATE TABLE servers (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, profile TEXT NOT NULL)",
-        "CREATE TABLE states (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE)",
-        # step: index of the 5-minute step since 1970, UTC; time: microseconds since 1970, UTC
-        f"""CREATE TABLE samples (step INTEGER NOT NULL, server INTEGER NOT NULL, time INTEGER NOT NULL,
-        {", ".join(f"{column} REAL" for column in METRIC_COLUMNS)}, state INTEGER NOT NULL,
-        PRIMARY KEY (step, server, time)) WITHOUT ROWID""",
-    ),
-)
-_INSERT = f"INSERT INTO samples VALUES (?, ?, ?, {', '.join('?' * len(METRIC_COLUMNS))}, ?) ON CONFLICT DO NOTHING"  # noqa: S608
-_FIND = f"SELECT {_METRICS}, state FROM samples WHERE step = ? AND server = ? AND time = ?"  # noqa: S608
+_FIND = f"SELECT {METRIC_LIST}, state FROM samples WHERE step = ? AND server = ? AND time = ?"  # noqa: S608
 _FILL = (
     f"UPDATE samples SET {', '.join(f'{column} = ?' for column in METRIC_COLUMNS)}, state = ? "  # noqa: S608
     "WHERE step = ? AND server = ? AND time = ?"
 )
 _READ_PAGE = (
-    f"SELECT step, server, time, {_METRICS}, state FROM samples WHERE (step, server, time) > (?, ?, ?) "  # noqa: S608
+    f"SELECT step, server, time, {METRIC_LIST}, state FROM samples WHERE (step, server, time) > (?, ?, ?) "  # noqa: S608
     "ORDER BY step, server, time LIMIT ?"
 )
+# SQLite keeps no checksums; rows that no valid row could have become tell of some of the damage
+_IMPOSSIBLE = " OR ".join(
+    (
+        f"step <> time / {STEP_US}",
+        "NOT state BETWEEN 1 AND (SELECT max(id) FROM states)",
+        *(f"{metric.column} < {metric.lower}" for metric in METRICS),
+        *(f"{metric.column} > {metric.upper}" for metric in METRICS if metric.upper is not None),
+    )
+)
+_READ_SERVERS = f"SELECT server, count(*), min(time), max(time), max({_IMPOSSIBLE}) FROM samples GROUP BY server"  # noqa: S608
 # With max(), SQLite takes the bare column `state` from the row that has the maximum: the last one of the step.
 _READ_STEPS = (
     "WITH RECURSIVE steps(step) AS (SELECT ? UNION ALL SELECT step + 1 FROM steps WHERE step < ?) "  # noqa: S608
@@ -72,47 +65,6 @@ _READ_STEPS = (
     "FROM steps CROSS JOIN samples ON samples.step = steps.step AND samples.server = ? "
     "GROUP BY samples.step ORDER BY samples.step"
 )
-
-
-def microseconds_of(timestamps: pd.Series) -> npt.NDArray[np.int64]:
-    """Microseconds since 1970, UTC, of each timestamp; naive ones are UTC."""
-    if timestamps.dt.tz is not None:
-        timestamps = timestamps.dt.tz_convert("UTC").dt.tz_localize(None)
-    return np.asarray(timestamps.to_numpy().astype("datetime64[us]").astype(np.int64))
-
-
-@dataclass
-class _Catalogue:
-    """What the file holds, known without reading it. Only committed content, so that a failure leaves no trace here."""
-
-    servers: dict[str, int] = field(default_factory=dict)
-    profiles: dict[str, str] = field(default_factory=dict)
-    states: dict[str, int] = field(default_factory=dict)
-    last_seen: dict[str, int] = field(default_factory=dict)  # microseconds
-    rows: int = 0
-    oldest: int | None = None  # microseconds
-    newest: int | None = None
-
-    def merge(self, added: _Catalogue) -> None:
-        """Take in what a transaction has added."""
-        self.servers.update(added.servers)
-        self.profiles.update(added.profiles)
-        self.states.update(added.states)
-        self.note_seen(added.last_seen)
-        self.rows += added.rows
-        for moment in (added.oldest, added.newest):
-            self.note_time(moment)
-
-    def note_seen(self, last_seen: dict[str, int]) -> None:
-        """Remember the newest row of servers."""
-        for name, moment in last_seen.items():
-            self.last_seen[name] = max(moment, self.last_seen.get(name, moment))
-
-    def note_time(self, moment: int | None) -> None:
-        """Stretch oldest and newest to a moment."""
-        if moment is not None:
-            self.oldest = moment if self.oldest is None else min(self.oldest, moment)
-            self.newest = moment if self.newest is None else max(self.newest, moment)
 
 
 @dataclass(frozen=True)
@@ -147,6 +99,8 @@ class HistoryStore:
         The SQLite file.
     set_aside : Path or None
         Where a damaged file was moved when this store was opened.
+    rescued_rows : int
+        Rows that were saved out of damaged files when this store was opened.
 
     Raises
     ------
@@ -157,9 +111,14 @@ class HistoryStore:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._known = _Catalogue()
-        self._file = SqliteFile(Path(folder) / STORE_FILE, _SCHEMA, self._read_catalogue)
+        self._known = Catalogue()
+        self._file = SqliteFile(Path(folder) / STORE_FILE, SCHEMA, self._read_catalogue)
         self.path, self.set_aside = self._file.path, self._file.set_aside
+        rescued = rescue_into(self._file)
+        self.rescued_rows = rescued or 0
+        if rescued is not None:
+            with self._file.reading() as connection:
+                self._read_catalogue(connection)
         # What is known and what is on disk change together: held for longer than the file's own lock
         self._lock = threading.RLock()
 
@@ -190,12 +149,12 @@ class HistoryStore:
     @property
     def oldest(self) -> datetime | None:
         """Time of the oldest row."""
-        return _moment(self._known.oldest)
+        return moment_of(self._known.oldest)
 
     @property
     def newest(self) -> datetime | None:
         """Time of the newest row."""
-        return _moment(self._known.newest)
+        return moment_of(self._known.newest)
 
     def profile(self, name: str) -> str | None:
         """Profile of a server as it was given last, None for a server without rows."""
@@ -203,7 +162,7 @@ class HistoryStore:
 
     def last_seen(self, name: str) -> datetime | None:
         """Time of a server's newest row, None for a server without rows."""
-        return _moment(self._known.last_seen.get(name))
+        return moment_of(self._known.last_seen.get(name))
 
     # ----------------------------------------------------------------------------------------------------------- write
 
@@ -234,7 +193,7 @@ class HistoryStore:
         Raises as `append` does, and then none of the frames is stored.
         """
         with self._lock:
-            added = _Catalogue()
+            added = Catalogue()
             with self._file.transaction() as connection:
                 stored = [self._insert(connection, frame, added) for frame in frames]
             self._known.merge(added)
@@ -346,21 +305,22 @@ class HistoryStore:
     # -------------------------------------------------------------------------------------------------------- internal
 
     def _read_catalogue(self, connection: sqlite3.Connection) -> None:
-        """Learn what the file holds; raises KeyError if it names a server that it does not know."""
-        known = _Catalogue()
+        """Learn what the file holds; an error says that there are rows which were never put there like that."""
+        known = Catalogue()
         for number, name, profile in connection.execute("SELECT id, name, profile FROM servers"):
             known.servers[name], known.profiles[name] = number, profile
         known.states = {name: number for number, name in connection.execute("SELECT id, name FROM states")}
         names = {number: name for name, number in known.servers.items()}
-        per_server = "SELECT server, count(*), min(time), max(time) FROM samples GROUP BY server"
-        for number, rows, oldest, newest in connection.execute(per_server):
+        for number, rows, oldest, newest, impossible in connection.execute(_READ_SERVERS):
+            if impossible:
+                raise DamagedError
             known.rows += rows
             known.last_seen[names[number]] = newest
             known.note_time(oldest)
             known.note_time(newest)
         self._known = known
 
-    def _insert(self, connection: sqlite3.Connection, frame: pd.DataFrame, added: _Catalogue) -> Stored:
+    def _insert(self, connection: sqlite3.Connection, frame: pd.DataFrame, added: Catalogue) -> Stored:
         times = microseconds_of(frame[TIMESTAMP])
         names = frame[SERVER_NAME].astype(object).tolist()
         profiles = frame[PROFILE].astype(object).tolist()
@@ -374,7 +334,7 @@ class HistoryStore:
             strict=True,
         )
         insert = connection.execute  # one by one, to learn which rows are new; NaN is stored as NULL
-        fresh = np.fromiter((insert(_INSERT, row).rowcount == 1 for row in rows), np.bool_, len(frame))
+        fresh = np.fromiter((insert(INSERT, row).rowcount == 1 for row in rows), np.bool_, len(frame))
         if fresh.any():
             new = np.flatnonzero(fresh).tolist()
             added.rows += len(new)
@@ -399,7 +359,7 @@ class HistoryStore:
         fresh: npt.NDArray[np.bool_],
         servers: list[int],
         times: npt.NDArray[np.int64],
-        added: _Catalogue,
+        added: Catalogue,
     ) -> Stored:
         """Add to rows that were there the metrics that they did not have.
 
@@ -436,7 +396,7 @@ class HistoryStore:
             rows[STATE] = stated
         return Stored(changed, rows)
 
-    def _server_id(self, connection: sqlite3.Connection, name: str, profile: str, added: _Catalogue) -> int:
+    def _server_id(self, connection: sqlite3.Connection, name: str, profile: str, added: Catalogue) -> int:
         number = self._known.servers.get(name) or added.servers.get(name)
         if number is None:
             statement = "INSERT INTO servers (name, profile) VALUES (?, ?)"
@@ -445,7 +405,7 @@ class HistoryStore:
             added.servers[name], added.profiles[name] = number, profile
         return number
 
-    def _state_id(self, connection: sqlite3.Connection, state: str, added: _Catalogue) -> int:
+    def _state_id(self, connection: sqlite3.Connection, state: str, added: Catalogue) -> int:
         number = self._known.states.get(state) or added.states.get(state)
         if number is None:
             number = connection.execute("INSERT INTO states (name) VALUES (?)", (state,)).lastrowid
@@ -457,10 +417,6 @@ class HistoryStore:
 def _derived(metrics: Sequence[float | None]) -> str:
     known = zip(METRIC_COLUMNS, metrics, strict=True)
     return derived_state({column: value for column, value in known if value is not None})
-
-
-def _moment(us: int | None) -> datetime | None:
-    return None if us is None else _EPOCH + us * _MICROSECOND
 
 
 def _self_check() -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from common_utils import utc_now
 from data_contract import DaemonError, DataFileError
+from sqlite_pages import HEADER_BYTES, header_is_sound
 
 DOCUMENT = "Docs/DAEMON.md"
 
@@ -41,8 +42,8 @@ class Schema:
     content: str
 
 
-class _DamagedError(Exception):
-    """The file is no SQLite file any more, or its pages contradict each other."""
+class DamagedError(Exception):
+    """The file is no SQLite file any more, or its pages or what they hold contradict each other."""
 
 
 class SqliteFile:
@@ -55,7 +56,7 @@ class SqliteFile:
     schema : Schema
     read : callable, optional
         Reads what is to be known of the content when the file is opened, and again from a new file if the one that was
-        there is damaged. A KeyError from it says that the content contradicts itself: damaged, too.
+        there is damaged. A KeyError or DamagedError from it says that the content contradicts itself: damaged, too.
 
     Attributes
     ----------
@@ -81,7 +82,7 @@ class SqliteFile:
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 self._connection = self._open()
-            except _DamagedError:
+            except DamagedError:
                 self.set_aside = self._move_aside()
                 self._connection = self._open()
         except (sqlite3.Error, OSError) as error:
@@ -140,6 +141,8 @@ class SqliteFile:
 
     # -------------------------------------------------------------------------------------------------------- internal
     def _open(self) -> sqlite3.Connection:
+        if self._header_is_damaged():  # SQLite would throw the journal of such a file away
+            raise DamagedError
         connection = sqlite3.connect(self.path, timeout=1.0, isolation_level=None, check_same_thread=False)
         try:
             # One process owns the file: nobody else can change it meanwhile, and no shared memory is needed
@@ -156,14 +159,16 @@ class SqliteFile:
                 connection.execute(f"PRAGMA user_version = {self._schema.version}")
             connection.execute("COMMIT")
             if connection.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
-                raise _DamagedError
+                raise DamagedError
+            if not self._tables_are_ours(connection):
+                raise DamagedError
             self._read(connection)
         except sqlite3.OperationalError:  # locked, no space, no permission: not the file's fault
             connection.close()
             raise
         except (sqlite3.DatabaseError, KeyError) as error:  # no database, or malformed
             connection.close()
-            raise _DamagedError from error
+            raise DamagedError from error
         except BaseException:
             connection.close()
             raise
@@ -173,6 +178,8 @@ class SqliteFile:
         owner = connection.execute("PRAGMA application_id").fetchone()[0]
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         empty = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
+        if not empty and (owner != self._schema.application_id or version == 0) and self._tables_are_ours(connection):
+            raise DamagedError  # nobody else has such tables: it is the mark that changed
         if not empty and owner != self._schema.application_id:
             raise DaemonError(
                 f"{self.path} was not written by this product.",
@@ -188,6 +195,23 @@ class SqliteFile:
                 document=DOCUMENT,
             )
 
+    def _header_is_damaged(self) -> bool:
+        try:
+            with self.path.open("rb") as stream:
+                header = stream.read(HEADER_BYTES)
+        except FileNotFoundError:
+            return self._beside("-wal").exists()
+        # A file is empty until its first transaction, which is before it has a journal of this kind
+        return not header_is_sound(header) and (bool(header) or self._beside("-wal").exists())
+
+    def _tables_are_ours(self, connection: sqlite3.Connection) -> bool:
+        made = "SELECT sql FROM sqlite_master WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite_%' ORDER BY rowid"
+        there = [sql.split() for (sql,) in connection.execute(made)]  # however its lines are broken
+        return there == [sql.split() for sql in self._schema.tables]
+
+    def _beside(self, suffix: str) -> Path:
+        return self.path.with_name(self.path.name + suffix)
+
     def _roll_back(self) -> None:
         with contextlib.suppress(sqlite3.Error):
             if self._connection.in_transaction:  # some errors have rolled back by themselves
@@ -197,9 +221,10 @@ class SqliteFile:
         """Move the damaged file and its journal out of the way, together, under a name that tells when."""
         target = self.path.with_name(f"{self.path.name}.damaged-{utc_now():%Y%m%dT%H%M%S%fZ}")
         for suffix in ("", "-wal", "-shm"):
-            source = self.path.with_name(self.path.name + suffix)
+            source = self._beside(suffix)
             if source.exists():
                 source.replace(target.with_name(target.name + suffix))
+        target.touch()  # its journal may be all that was left
         return target
 
     def _unusable(self, error: Exception) -> DaemonError | DataFileError:

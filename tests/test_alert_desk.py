@@ -219,6 +219,7 @@ def test_a_file_of_somebody_else_and_one_in_use_are_refused(tmp_path: Path) -> N
     store.close()
     with sqlite3.connect(tmp_path / STORE_FILE) as foreign:
         foreign.execute("PRAGMA application_id = 7")
+        foreign.execute("CREATE TABLE theirs (a)")
     foreign.close()
     with pytest.raises(DaemonError, match="not written by this product"):
         AlertStore(tmp_path)

@@ -700,6 +700,7 @@ def test_a_damaged_history_is_reported_and_the_daemon_serves(quick: Settings, ti
     (quick.history_dir / "history.sqlite3").write_bytes(b"rubbish" * 1000)
     with running(quick, tiny_model_dir) as client:
         assert client.get("/status").json()["history"]["set_aside"].startswith("history.sqlite3.damaged-")
+        assert client.get("/status").json()["history"]["rescued_rows"] == 0
         assert post(client, [row()])["accepted"] == 1
 
 
