@@ -120,6 +120,13 @@ class Settings(BaseSettings):
     rate_limit_per_second: int = Field(100, ge=1, description="requests per second and client before 429")
     body_timeout_seconds: float = Field(30.0, gt=0, le=600, description="longest wait for the whole of a request body")
     remote_write_mapping: str = Field("", description="preset or mapping file by which POST /api/v1/write is read")
+    client_timeout_seconds: float = Field(
+        10.0,
+        ge=0.1,
+        le=600,
+        description="longest wait for the head of a request, and for 64 kB of an answer to be read",
+    )
+    max_connections: int = Field(800, ge=10, description="connections at a time; the longest idle one makes room")
     max_servers: int = Field(20_000, ge=1, description="servers after which rows of further ones are refused")
     max_websockets: int = Field(100, ge=0, description="WebSocket clients served at a time")
     history_keep_days: int = Field(30, ge=2, le=3650, description="days kept on disk before the newest row")

@@ -36,6 +36,7 @@ from config import Settings
 from daemon_alert_routes import alert_routes
 from daemon_answers import ReadyAnswer, accepts_gzip, to_json
 from daemon_arrow import ARROW_STREAM
+from daemon_connections import ConnectionLimits, guarded
 from daemon_core import MAX_HISTORY_HOURS, Daemon, require_rows
 from daemon_fleet_routes import fleet_routes
 from daemon_gate import Gate, Limits
@@ -376,6 +377,7 @@ def serve(settings: Settings, model_dir: Path, host: str, port: int, data: Path 
                     log_config=None,
                     log_level="warning",
                     access_log=False,
+                    http=guarded(ConnectionLimits(settings.client_timeout_seconds, settings.max_connections)),
                     proxy_headers=False,  # any local client could choose its address, and so escape the rate limit
                     server_header=False,
                     ws_max_size=_MAX_MESSAGE_BYTES,
