@@ -388,7 +388,7 @@ def serve(settings: Settings, model_dir: Path, host: str, port: int, data: Path 
                 ),
                 lambda: _announce(daemon, address),
             )
-            stop.server = server
+            stop.watch(server)
             server.run(sockets=[listener])
         except ProductError:  # some of ours are OSErrors, too
             raise
@@ -407,13 +407,24 @@ class _Stop:
     """Signal handler: stops the server, or the start if there is no server yet."""
 
     def __init__(self) -> None:
-        self.server: uvicorn.Server | None = None
+        self._server: uvicorn.Server | None = None
+        self._asked = False
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         del number, frame
-        if self.server is None:
+        self._asked = True
+        if self._server is None:
             raise _StoppedError
-        self.server.should_exit = True  # uvicorn, having ended, raises the signal that it got once more
+        self._server.should_exit = True  # uvicorn, having ended, raises the signal that it got once more
+
+    def watch(self, server: uvicorn.Server) -> None:
+        """Stop this server from now on; at once if it was asked before, and Python had swallowed what was raised.
+
+        It does where a signal arrives within a callback of its own, such as one of the import system.
+        """
+        self._server = server
+        if self._asked:
+            raise _StoppedError
 
 
 @contextlib.contextmanager

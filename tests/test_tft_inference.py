@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+import uvicorn
 from conftest import FLEET, make_fleet, write_fleet
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
@@ -39,7 +40,7 @@ from data_contract import (
     ModelFolderError,
 )
 from tft_forecaster import Forecaster
-from tft_inference import create_app
+from tft_inference import _Stop, _StoppedError, create_app
 
 NOW = floor_to_step(utc_now(), 5)  # when the tests were collected
 UNKNOWN = "mail.example.org"
@@ -752,6 +753,19 @@ def test_websockets_are_bounded_and_closed_to_pages_of_other_sites(quick: Settin
         wait_for(lambda: not client.app.state.daemon.stream._clients)
         with client.websocket_connect("/ws/predictions") as again:
             assert again.receive_json()["type"] == "predictions"
+
+
+# ------------------------------------------------------------------------------------------------------------- the end
+def test_a_signal_that_python_swallowed_while_starting_stops_it_all_the_same() -> None:
+    stop = _Stop()
+    with pytest.raises(_StoppedError):
+        stop(15, None)  # as within a callback of the import system, where it goes no further
+    with pytest.raises(_StoppedError):
+        stop.watch(uvicorn.Server(uvicorn.Config(FastAPI())))
+    running_one, other = uvicorn.Server(uvicorn.Config(FastAPI())), _Stop()
+    other.watch(running_one)
+    other(15, None)
+    assert running_one.should_exit
 
 
 # --------------------------------------------------------------------------------------------------------- the document
