@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/requirements.sha256
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format lock baselines clean
+.PHONY: help setup demo notebook test lint format lock baselines clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
@@ -22,6 +22,15 @@ $(STAMP): requirements.lock
 
 demo: $(STAMP)  ## the whole product on a made-up fleet; CHECK=1 verifies it without a person and stops
 	@exec $(BIN)/python main.py demo $(if $(CHECK),--check)
+
+# JupyterLab is large and not needed by anything else, so it comes when it is wanted; a VS Code needs no more than setup.
+notebook: $(STAMP)  ## open _StartHere.ipynb (JupyterLab is installed first); CHECK=1 runs all cells without a person
+ifdef CHECK
+	@exec $(BIN)/python benchmarks/bench_notebook.py
+else
+	@$(BIN)/python -c 'import jupyterlab' 2>/dev/null || $(BIN)/python -m pip install --quiet 'jupyterlab>=4,<5'
+	@exec $(BIN)/jupyter lab _StartHere.ipynb
+endif
 
 test: $(STAMP)  ## all tests
 	$(BIN)/python -m pytest
