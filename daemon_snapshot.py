@@ -17,17 +17,38 @@ import daemon_schemas as schemas
 from daemon_alert_routes import AlertHistory, Silences, past_alerts, silences_of
 from daemon_answers import to_json
 from daemon_core import MAX_HISTORY_HOURS, Daemon
+from daemon_explanations import Explainer
+from daemon_fleet_routes import ExplanationAnswer, Models, models_of
 from daemon_problems import RequestError, as_request_error, problem_content
 from daemon_schemas import Answer, problems
-from data_contract import MAX_NAME_LENGTH, ProductError
+from data_contract import MAX_NAME_LENGTH, METRIC_COLUMNS, ProductError
 from forecast_loop import PredictionSet
 
-PARTS: Final = ("status", "current", "alerts", "prediction", "history", "forecasts", "past_alerts", "silences")
+PARTS: Final = (
+    "status",
+    "current",
+    "alerts",
+    "prediction",
+    "history",
+    "forecasts",
+    "past_alerts",
+    "silences",
+    "series",
+    "reasons",
+    "models",
+)
 _OF_SERVER: Final = frozenset({"prediction", "history", "forecasts"})
 _DEFAULT_PARTS: Final = "status,current,alerts"
+MAX_SERVERS: Final = 50
+_REASONS_SECONDS: Final = 0.25  # for explanations that nobody has asked for yet; the next answer has more of them
 
 Horizon = Literal["30min", "1hr", "8hr"]
 Hours = Annotated[int, Query(ge=1, le=MAX_HISTORY_HOURS)]
+Until = Annotated[
+    AwareDatetime | None, Query(description="end of the hours; the fleet's newest step if left out or later")
+]
+Metric = Literal[METRIC_COLUMNS]  # type: ignore[valid-type]
+Name = Annotated[str, Field(max_length=MAX_NAME_LENGTH)]
 
 
 class PastQuantiles(Answer):
@@ -58,6 +79,23 @@ class PastForecasts(Answer):
     metrics: PastPaths
 
 
+class ServerSeries(Answer):
+    """One metric of a server, a value per step; null where nothing was measured or is forecast."""
+
+    metric: str
+    first_measured: AwareDatetime
+    measured: list[float | None]
+    first_forecast: AwareDatetime
+    forecast: schemas.QuantilePath | None
+
+
+class Series(Answer):
+    """One metric of several servers, by name; those without a forecast are left out."""
+
+    step_minutes: int
+    servers: dict[str, ServerSeries]
+
+
 class Parts(Answer):
     """What was asked for and could be given; `current` is null where the asker knows it."""
 
@@ -69,6 +107,9 @@ class Parts(Answer):
     forecasts: PastForecasts | None = None
     past_alerts: AlertHistory | None = None
     silences: Silences | None = None
+    series: Series | None = None
+    reasons: dict[str, ExplanationAnswer] | None = None
+    models: Models | None = None
 
 
 class Snapshot(Answer):
@@ -86,6 +127,7 @@ class Snapshot(Answer):
 
 def snapshot_routes(
     daemon: Daemon,
+    explainer: Explainer,
     status_of: Callable[[], dict[str, Any]],
     note: Callable[[Request, PredictionSet, dict[str, Any]], dict[str, str]],
 ) -> APIRouter:
@@ -106,9 +148,10 @@ def snapshot_routes(
         response_model=PastForecasts,
         responses=problems(s404="no such server", s422="a parameter is out of bounds"),
     )
-    def forecasts(server_name: str, horizon: Horizon = "1hr", hours: Hours = 24) -> Response:
+    def forecasts(server_name: str, horizon: Horizon = "1hr", hours: Hours = 24, until: Until = None) -> Response:
         """What had been forecast for one server's last hours, half an hour, an hour or eight before; null for gaps."""
-        return Response(to_json(daemon.past_forecasts(server_name, horizon, hours)), media_type="application/json")
+        content = to_json(daemon.past_forecasts(server_name, horizon, hours, until))
+        return Response(content, media_type="application/json")
 
     @router.get(
         "/snapshot",
@@ -120,7 +163,14 @@ def snapshot_routes(
         parts: Annotated[str, Query(max_length=200, description=f"some of {', '.join(PARTS)}")] = _DEFAULT_PARTS,
         server: Annotated[str | None, Query(max_length=MAX_NAME_LENGTH)] = None,
         hours: Hours = 24,
+        until: Until = None,
         horizon: Horizon = "1hr",
+        servers: Annotated[
+            list[Name] | None, Query(max_length=MAX_SERVERS, description="whose `series` and `reasons` are given")
+        ] = None,
+        metric: Annotated[
+            Metric | None, Query(description="of `series`; that of each server's risk if left out")
+        ] = None,
         known: Annotated[
             str | None,
             Query(max_length=64, description="`set` of an earlier answer: then `current` may be null"),
@@ -155,10 +205,13 @@ def snapshot_routes(
             ),
             "alerts": lambda: of_set(lambda it: it.alerts.plain(head(it.alert_count))),
             "prediction": lambda: of_set(lambda it: daemon.server_prediction(it, name)[0]),
-            "history": lambda: to_json(daemon.history(name, hours)),
-            "forecasts": lambda: to_json(daemon.past_forecasts(name, horizon, hours)),
+            "history": lambda: to_json(daemon.history(name, hours, until)),
+            "forecasts": lambda: to_json(daemon.past_forecasts(name, horizon, hours, until)),
             "past_alerts": lambda: to_json(past_alerts(daemon, hours, server)),
             "silences": lambda: to_json(silences_of(daemon)),
+            "series": lambda: of_set(lambda it: to_json(daemon.series(it, servers or (), metric, hours))),
+            "reasons": lambda: of_set(lambda it: explainer.explain_some(it, servers or (), _REASONS_SECONDS)),
+            "models": lambda: to_json(models_of(daemon)),
         }
         if published is not None:
             headers = note(request, published, daemon.provenance(published))
