@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -498,13 +498,13 @@ class Daemon:
             },
         }
 
-    def series(self, published: PredictionSet, names: Sequence[str], metric: str | None, hours: int) -> dict[str, Any]:
+    def series(self, published: PredictionSet, metrics: Mapping[str, str | None], hours: int) -> dict[str, Any]:
         """Answer with one metric of several servers: what was measured up to the newest step, and the forecast path.
 
         Parameters
         ----------
-        metric : str, optional
-            Column; by default that which each server's risk comes from.
+        metrics : mapping
+            Column by server; None for that which its risk comes from.
 
         Returns
         -------
@@ -513,10 +513,10 @@ class Daemon:
         """
         forecast, newest = published.forecast, self._store.newest
         if forecast is None or newest is None:
-            return {}
-        last = step_of(newest)
+            return {"step_minutes": STEP_MINUTES, "servers": {}}
         found: dict[str, Any] = {}
-        for name in dict.fromkeys(names):
+        last = step_of(newest)
+        for name, metric in metrics.items():
             if name not in published.records:
                 continue
             column = metric or published.risks[forecast.index(name)].risk_metric or METRIC_COLUMNS[0]

@@ -169,7 +169,11 @@ def snapshot_routes(
             list[Name] | None, Query(max_length=MAX_SERVERS, description="whose `series` and `reasons` are given")
         ] = None,
         metric: Annotated[
-            Metric | None, Query(description="of `series`; that of each server's risk if left out")
+            list[Metric] | None,
+            Query(
+                max_length=MAX_SERVERS,
+                description="of `series`: one for all servers, or one for each; that of its risk if left out",
+            ),
         ] = None,
         known: Annotated[
             str | None,
@@ -178,6 +182,8 @@ def snapshot_routes(
     ) -> Response:
         """Several answers at once, all of the same forecasts; what cannot be given is told in `problems`."""
         asked = _parts_of(parts, server)
+        named = list(dict.fromkeys(servers or ()))
+        metrics = _metrics_of(named, metric)
         published: PredictionSet | None = None
         reason: RequestError | None = None
         try:
@@ -209,8 +215,8 @@ def snapshot_routes(
             "forecasts": lambda: to_json(daemon.past_forecasts(name, horizon, hours, until)),
             "past_alerts": lambda: to_json(past_alerts(daemon, hours, server)),
             "silences": lambda: to_json(silences_of(daemon)),
-            "series": lambda: of_set(lambda it: to_json(daemon.series(it, servers or (), metric, hours))),
-            "reasons": lambda: of_set(lambda it: explainer.explain_some(it, servers or (), _REASONS_SECONDS)),
+            "series": lambda: of_set(lambda it: to_json(daemon.series(it, metrics, hours))),
+            "reasons": lambda: of_set(lambda it: explainer.explain_some(it, named, _REASONS_SECONDS)),
             "models": lambda: to_json(models_of(daemon)),
         }
         if published is not None:
@@ -250,3 +256,25 @@ def _parts_of(text: str, server: str | None) -> list[str]:
             "`server`, too.",
         )
     return asked
+
+
+def _metrics_of(servers: list[str], metrics: list[str] | None) -> dict[str, str | None]:
+    """Which metric of each server is asked for; None for that which its risk comes from.
+
+    Raises
+    ------
+    RequestError
+        422.
+    """
+    chosen: list[str | None] = [None] if metrics is None else [*metrics]
+    if len(chosen) == 1:
+        chosen *= len(servers)
+    if len(chosen) != len(servers):
+        raise RequestError(
+            422,
+            "invalid-request",
+            f"There are {len(servers)} servers and {len(chosen)} metrics.",
+            why="Which metric is meant for which server is not guessed.",
+            fix="Give `metric` once for all servers, once for each in their order, or not at all.",
+        )
+    return dict(zip(servers, chosen, strict=True))

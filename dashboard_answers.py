@@ -431,7 +431,7 @@ PART_KINDS: Final[dict[str, Any]] = {
 class Wanted:
     """What one look at the daemon asks for: parts of `GET /snapshot` and which server, hours and servers they are of.
 
-    `servers` and `metric` are of the parts `series` and `reasons`; without a metric each server's riskiest is given.
+    `servers` are those of the parts `series` and `reasons`; `metrics` of `series` are one for all or one for each.
     """
 
     parts: tuple[str, ...]
@@ -440,7 +440,7 @@ class Wanted:
     until: datetime | None = None
     horizon: str = ""
     servers: tuple[str, ...] = ()
-    metric: str = ""
+    metrics: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

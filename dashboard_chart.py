@@ -22,6 +22,7 @@ CARD: Final = ("#ffffff", "#161e2a")
 ACCENT: Final = ("#2457c5", "#7aa5ff")
 BAND: Final = ("rgba(36,87,197,0.16)", "rgba(122,165,255,0.22)")
 LIMIT: Final = ("#b91c1c", "#ff8a80")
+_NEAR: Final = 2.5  # times the highest value: a limit up to there is drawn to scale
 PAST: Final = ("#7a5a00", "#f4c152")
 PAST_BAND: Final = ("rgba(190,140,20,0.16)", "rgba(244,193,82,0.16)")
 # Further servers: colours that colour-blind people tell apart (Okabe and Ito, 2008), and a dash of its own for each
@@ -132,19 +133,32 @@ def fan_chart(data: FanData, *, dark: bool, height: int = 420, small: bool = Fal
     _apply_look(figure, shade, height, data, small=small)
     if data.now is not None:
         _mark_now(figure, pd.Timestamp(data.now).tz_convert(data.zone).tz_localize(None), shade)
-    if not math.isnan(data.threshold):
-        figure.add_hline(y=data.threshold, line={"color": LIMIT[shade], "width": 1.5, "dash": "dash"})
-        figure.add_annotation(
-            text=f"critical limit {data.threshold:g}{suffix}",
-            x=0,
-            xref="paper",
-            y=data.threshold,
-            showarrow=False,
-            xanchor="left",
-            yanchor="bottom",
-            font={"color": LIMIT[shade]},
-        )
+    _mark_limit(figure, data, shade)
     return figure
+
+
+def _mark_limit(figure: go.Figure, data: FanData, shade: int) -> None:
+    """The critical limit as a line; where it is far above everything, in words, for a line would flatten the rest."""
+    if math.isnan(data.threshold):
+        return
+    frames = [(data.measured, "value"), (data.path, "p90"), *((seen, "value") for seen, _ in data.others.values())]
+    highest = max((float(frame[column].max()) for frame, column in frames if frame[column].notna().any()), default=0.0)
+    text, near = f"critical limit {data.threshold:g} {data.unit}", data.threshold <= _NEAR * highest
+    if near:
+        figure.add_hline(y=data.threshold, line={"color": LIMIT[shade], "width": 1.5, "dash": "dash"})
+    figure.add_annotation(
+        text=text if near else f"{text}, above this chart",
+        x=0,
+        xref="paper",
+        y=data.threshold if near else 1,
+        yref="y" if near else "paper",
+        showarrow=False,
+        xanchor="left",
+        yanchor="top",
+        bgcolor=CARD[shade],
+        opacity=0.85,
+        font={"color": LIMIT[shade], "size": 12},
+    )
 
 
 def _mark_now(figure: go.Figure, now: pd.Timestamp, shade: int) -> None:

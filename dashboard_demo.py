@@ -98,7 +98,9 @@ def demo_snapshot(scenario: str, live: Snapshot, wanted: Wanted, settings: Setti
         "series": {
             "step_minutes": STEP_MINUTES,
             "servers": {
-                name: _series(servers[name], wanted, origin, settings) for name in wanted.servers if name in servers
+                name: _series(servers[name], metric, wanted.hours, origin, settings)
+                for name, metric in _metrics_of(wanted)
+                if name in servers
             },
         },
     }
@@ -154,10 +156,17 @@ def _history(server: _Server, hours: int, origin: datetime, settings: Settings) 
     }
 
 
-def _series(server: _Server, wanted: Wanted, origin: datetime, settings: Settings) -> dict[str, Any]:
+def _metrics_of(wanted: Wanted) -> Iterator[tuple[str, str]]:
+    """Servers of the part `series` with the metric that is asked for; empty for the riskiest."""
+    for place, name in enumerate(wanted.servers):
+        metrics = wanted.metrics or ("",)
+        yield name, metrics[place if len(metrics) > 1 else 0]
+
+
+def _series(server: _Server, metric: str, hours: int, origin: datetime, settings: Settings) -> dict[str, Any]:
     """One server of the part `series` of `GET /snapshot`."""
-    history, record = _history(server, wanted.hours, origin, settings), _record(server, origin, settings)
-    metric = wanted.metric or record["risk_metric"]
+    history, record = _history(server, hours, origin, settings), _record(server, origin, settings)
+    metric = metric or record["risk_metric"]
     return {
         "metric": metric,
         "first_measured": history["timestamps"][0],

@@ -314,8 +314,7 @@ def _path_of(wanted: Wanted, known: str | None) -> str:
     if wanted.horizon:
         asked.append(("horizon", wanted.horizon))
     asked += [("servers", name) for name in wanted.servers]
-    if wanted.metric:
-        asked.append(("metric", wanted.metric))
+    asked += [("metric", metric) for metric in wanted.metrics]
     if known is not None:
         asked.append(("known", known))
     return "/snapshot?" + urlencode(asked, quote_via=quote, safe=",")

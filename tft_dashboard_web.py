@@ -204,7 +204,7 @@ def _ask(connection: Connection, view: View, look: Look) -> Snapshot:
         fleet = _fleet_of(snapshot, look)
         st.session_state["_fleet"] = fleet
         again = _wanted(view, fleet)
-        if (again.server, again.servers) != (wanted.server, wanted.servers):
+        if (again.server, again.servers, again.metrics) != (wanted.server, wanted.servers, wanted.metrics):
             return fetch_snapshot(connection, again)
     return snapshot
 
@@ -221,12 +221,13 @@ def _wanted(view: View, fleet: Fleet | None) -> Wanted:
         return Wanted((*_FLEET, "alerts", "past_alerts"))
     if view.panel == "top":
         metric = "" if view.by == DRIVER else view.by
-        names = () if fleet is None else tuple(top_servers(fleet, view.count, metric or None)["server_name"])
+        rows = None if fleet is None else top_servers(fleet, view.count, metric or None)
+        shown = [] if rows is None else [(row.server_name, row.metric) for row in rows.itertuples() if row.metric]
         return Wanted(
-            (*_FLEET, "alerts", *(("series", "reasons") if names else ())),
+            (*_FLEET, "alerts", *(("series", "reasons") if shown else ())),
             hours=SPARK_HOURS,
-            servers=names,
-            metric=metric,
+            servers=tuple(name for name, _ in shown),
+            metrics=tuple(metric for _, metric in shown),
         )
     if view.panel == SERVER_PANEL and server:
         hours = view.hours if view.hours in SERVER_HOURS else SERVER_HOURS[1]
@@ -242,7 +243,7 @@ def _wanted(view: View, fleet: Fleet | None) -> Wanted:
             view.until_time,
             view.past if past else "",
             view.compared,
-            _metric_of(view, fleet, server) if view.compared else "",
+            (_metric_of(view, fleet, server),) if view.compared else (),
         )
     if view.panel == "advanced":
         return Wanted((*_FLEET, "alerts", "models"))

@@ -241,12 +241,13 @@ class RecordedDaemon:
 
     def _series(self, query: Any, hours: int) -> dict[str, Any]:
         found = {}
-        for name in query.getlist("servers"):
+        metrics = query.getlist("metric") or [None]
+        for place, name in enumerate(query.getlist("servers")):
             status, record = self.answers.get(f"/predictions/{name}", (404, None))
             if status != 200 or record is None:
                 continue
             history = _history(next(each for each in FLEET if each.name == name), hours)
-            metric = query.get("metric") or record["risk_metric"]
+            metric = metrics[place if len(metrics) > 1 else 0] or record["risk_metric"]
             found[name] = {
                 "metric": metric,
                 "first_measured": history["timestamps"][0],

@@ -84,6 +84,10 @@ def test_series_are_by_default_of_the_metric_that_each_servers_risk_comes_from(c
         record["server_name"]: record["risk_metric"] for record in records
     }
     assert all(len(each["measured"]) == 12 for each in body["parts"]["series"]["servers"].values())
+    chosen = {"parts": "series", "servers": names[:2], "metric": ["disk_io_mb_s", "latency_ms"], "hours": 1}
+    body = client.get("/snapshot", params=chosen).json()
+    assert [each["metric"] for each in body["parts"]["series"]["servers"].values()] == chosen["metric"]
+    assert_problem(client.get("/snapshot", params={**chosen, "servers": names[:3]}), 422, "invalid-request")
     too_many = client.get("/snapshot", params={"parts": "series", "servers": [f"s{i}" for i in range(51)]})
     assert_problem(too_many, 422, "invalid-request")
 
