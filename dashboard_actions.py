@@ -5,7 +5,7 @@ Each is one request to the daemon, which judges it; what it says stays on the pa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -21,6 +21,7 @@ from data_contract import METRIC_COLUMNS
 _SILENCES: Final = {60: "1 h", 240: "4 h", 720: "12 h", 1440: "1 day", 10080: "1 week"}
 _ALL_METRICS: Final = "all"
 _TOLD: Final = "_told"  # what came of the last request: words, and the problem if there was one
+_AUTHOR: Final = "_author"
 _MOST_NAME, _MOST_COMMENT = 100, 1000  # characters that the daemon takes
 
 
@@ -64,48 +65,51 @@ def _acknowledge(connection: Connection, server: str, row: AlertRow) -> None:
             args=(connection, server, words, "DELETE", path),
         )
         return
-    with (
-        st.popover(f"Take care of {label}", icon=":material/check:"),
-        st.form(f"acknowledge-{alert['id']}", border=False),
-    ):
-        author, comment = _who_and_why(alert["id"], "What is being done")
-        if st.form_submit_button("Take care of it", type="primary"):
-            body = {"author": author, "comment": comment}
-            _request(connection, server, f"You take care of the {label} alert.", "POST", path, body)
-            st.rerun(scope="fragment")
+    words = f"You take care of the {label} alert."
+    popover = st.popover(f"Take care of {label}", icon=":material/check:")
+    with popover, st.form(f"acknowledge-{alert['id']}", border=False):
+        _who_and_why(alert["id"], "What is being done")
+        sent = (connection, server, words, path, alert["id"])
+        st.form_submit_button("Take care of it", type="primary", on_click=_send, args=sent)
 
 
 def _silence(connection: Connection, server: str) -> None:
     st.caption("Its alerts stay on the pages, but are sent to nobody.")
     with st.form("silence", border=False):
-        metric = st.selectbox(
+        st.selectbox(
             "Metric",
             (_ALL_METRICS, *METRIC_COLUMNS),
             format_func=lambda name: "All metrics" if name == _ALL_METRICS else metric_text(name),
             key="silence-metric",
         )
-        minutes = st.selectbox("For", list(_SILENCES), format_func=_SILENCES.__getitem__, key="silence-for") or 60
-        author, comment = _who_and_why("silence", "Why")
-        if st.form_submit_button("Silence it", type="primary"):
-            body: dict[str, Any] = {
-                "server_name": server,
-                "author": author,
-                "comment": comment,
-                "duration_minutes": minutes,
-            }
-            if metric != _ALL_METRICS:
-                body["metric"] = metric
-            words = f"{server} is silenced for {_SILENCES[minutes]}."
-            _request(connection, server, words, "POST", "/alerts/silences", body)
-            st.rerun(scope="fragment")
+        st.selectbox("For", list(_SILENCES), format_func=_SILENCES.__getitem__, key="silence-for")
+        _who_and_why("silence", "Why")
+        st.form_submit_button("Silence it", type="primary", on_click=_send_silence, args=(connection, server))
 
 
-def _who_and_why(key: str, question: str) -> tuple[str, str]:
-    author = st.text_input("Your name", st.session_state.get("_author", ""), _MOST_NAME, key=f"author-{key}")
-    comment = st.text_input(question, "", _MOST_COMMENT, key=f"comment-{key}")
-    if author:
-        st.session_state["_author"] = author  # asked for once
-    return author, comment
+def _who_and_why(key: str, question: str) -> None:
+    st.text_input("Your name", st.session_state.get(_AUTHOR, ""), _MOST_NAME, key=f"author-{key}")
+    st.text_input(question, "", _MOST_COMMENT, key=f"comment-{key}")
+
+
+def _send(
+    connection: Connection, server: str, words: str, path: str, key: str, more: Mapping[str, Any] | None = None
+) -> None:
+    """Send what stands in a form; who it was is not asked again."""
+    author = st.session_state[_AUTHOR] = st.session_state[f"author-{key}"]
+    body = {"author": author, "comment": st.session_state[f"comment-{key}"], **(more or {})}
+    _request(connection, server, words, "POST", path, body)
+
+
+def _send_silence(connection: Connection, server: str) -> None:
+    metric, minutes = st.session_state["silence-metric"], st.session_state["silence-for"]
+    more = {
+        "server_name": server,
+        "duration_minutes": minutes,
+        **({} if metric == _ALL_METRICS else {"metric": metric}),
+    }
+    words = f"{server} is silenced for {_SILENCES[minutes]}."
+    _send(connection, server, words, "/alerts/silences", "silence", more)
 
 
 def _request(connection: Connection, server: str, words: str, method: str, path: str, body: Any = None) -> None:

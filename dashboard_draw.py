@@ -292,7 +292,7 @@ def render_top(snapshot: Snapshot, fleet: Fleet, view: View, look: Look) -> None
             "limit": "" if math.isnan(row["threshold"]) else words.value_text(row["threshold"], str(row["metric"])),
             "due": due.get((str(row["server_name"]), str(row["metric"])), ""),
             "cells": [_range_cell(row, moment) for moment in MOMENTS],
-            "spark": _spark_of(snapshot, str(row["server_name"]), row["metric"], float(row["threshold"])),
+            "spark": _spark_of(snapshot, str(row["server_name"]), row["metric"], float(row["threshold"]), look),
             "reasons": _reasons_of(snapshot, str(row["server_name"])),
         }
         for row in table.to_dict("records")
@@ -309,13 +309,13 @@ def render_top(snapshot: Snapshot, fleet: Fleet, view: View, look: Look) -> None
     )
 
 
-def _spark_of(snapshot: Snapshot, name: str, metric: object, threshold: float) -> markupsafe.Markup:
+def _spark_of(snapshot: Snapshot, name: str, metric: object, threshold: float, look: Look) -> str:
     series = snapshot.series.get(name)
     if series is None or series["metric"] != metric or series["forecast"] is None:
-        return markupsafe.Markup("")
+        return ""
     path = series["forecast"]
     limit = None if math.isnan(threshold) else threshold
-    return spark(series["measured"], path["p10"], path["p50"], path["p90"], limit)
+    return spark(series["measured"], path["p10"], path["p50"], path["p90"], limit, dark=look.dark)
 
 
 def _reasons_of(snapshot: Snapshot, name: str) -> str:

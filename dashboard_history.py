@@ -113,10 +113,8 @@ def hindsight(measured: pd.DataFrame, past: pd.DataFrame) -> Hindsight | None:
 def series_frame(series: ServerSeries) -> pd.DataFrame:
     """Measured values of a server's series: columns time and value."""
     values = pd.Series(series["measured"], dtype=float)
-    start = pd.Timestamp(series["first_measured"])
-    return pd.DataFrame(
-        {"time": pd.date_range(start, periods=len(values), freq=f"{STEP_MINUTES}min", tz="UTC"), "value": values}
-    )
+    start = pd.Timestamp(series["first_measured"]).tz_convert("UTC")
+    return pd.DataFrame({"time": pd.date_range(start, periods=len(values), freq=f"{STEP_MINUTES}min"), "value": values})
 
 
 def series_path(series: ServerSeries) -> pd.DataFrame:
@@ -124,8 +122,8 @@ def series_path(series: ServerSeries) -> pd.DataFrame:
     path = series["forecast"]
     columns = {name: () if path is None else path[name] for name in SERVED_QUANTILES}  # type: ignore[literal-required]
     count = 0 if path is None else len(path["p50"])
-    start = pd.Timestamp(series["first_forecast"])
-    times = pd.date_range(start, periods=count, freq=f"{STEP_MINUTES}min", tz="UTC")
+    start = pd.Timestamp(series["first_forecast"]).tz_convert("UTC")
+    times = pd.date_range(start, periods=count, freq=f"{STEP_MINUTES}min")
     return pd.DataFrame({"time": times, **columns}).astype(dict.fromkeys(SERVED_QUANTILES, float))
 
 

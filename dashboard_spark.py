@@ -1,26 +1,36 @@
-"""Sparklines: a server's last hours and its forecast fan, small enough for a row of a table. Pure; SVG out of numbers.
+"""Sparklines: a server's last hours and its forecast fan, small enough for a row of a table. Pure.
 
-The source of the form is Tufte, Beautiful Evidence (2006). Only numbers go into the markup.
+The form is Tufte's (Beautiful Evidence, 2006). It is an SVG inside a data URL, because the page that it is put into
+lets no SVG elements through.
 """
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-import markupsafe
+from dashboard_chart import ACCENT, BAND, INK, LIMIT, MUTED
 
 WIDTH: Final = 168  # pixels, like all below
 HEIGHT: Final = 40
 _EDGE: Final = 2.0
+_EVERY: Final = 2  # steps of the forecast from point to point: finer than a pixel would only be longer
+_NEAR: Final = 2.0  # times the highest value: a threshold up to there is drawn
 
 Value = float | None
 
 
 def spark(
-    measured: Sequence[Value], p10: Sequence[Value], p50: Sequence[Value], p90: Sequence[Value], threshold: Value
-) -> markupsafe.Markup:
-    """SVG of a measured line, the forecast's median and fan, the present and the threshold.
+    measured: Sequence[Value],
+    p10: Sequence[Value],
+    p50: Sequence[Value],
+    p90: Sequence[Value],
+    threshold: Value,
+    *,
+    dark: bool,
+) -> str:
+    """Picture of a measured line, the forecast's median and fan, the present and the threshold, as a data URL.
 
     Parameters
     ----------
@@ -28,16 +38,22 @@ def spark(
         One value per step, the forecast beginning where the measurements end; gaps stay gaps.
     threshold : float or None
         Drawn where it is not far above everything else, because a flat line at the bottom would tell nothing.
+
+    Returns
+    -------
+    str
+        Empty where there is nothing to draw.
     """
     known = [value for series in (measured, p10, p50, p90) for value in series if value is not None]
     if not known:
-        return markupsafe.Markup("")
+        return ""
+    shade = int(dark)
     top, bottom = max(known), min(0.0, *known)
-    shows_limit = threshold is not None and threshold <= 2.0 * max(top, 1e-9)
-    if shows_limit and threshold is not None:
-        top = max(top, threshold)
-    count = len(measured) + len(p50)
-    scale_x = (WIDTH - 2 * _EDGE) / max(count - 1, 1)
+    limit = threshold if threshold is not None and threshold <= _NEAR * max(top, 1e-9) else None
+    if limit is not None:
+        top = max(top, limit)
+    begin = len(measured)
+    scale_x = (WIDTH - 2 * _EDGE) / max(begin + len(p50) - 1, 1)
     scale_y = (HEIGHT - 2 * _EDGE) / ((top - bottom) or 1.0)
 
     def x(step: int) -> float:
@@ -46,26 +62,28 @@ def spark(
     def y(value: float) -> float:
         return round(HEIGHT - _EDGE - (value - bottom) * scale_y, 1)
 
-    begin = len(measured)
-    ahead = range(len(p50))
-    parts = [
-        f'<svg class="tf-spark" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" aria-hidden="true">'
-    ]
-    fan = [
-        (x(begin + i), y(high), y(low)) for i in ahead if (high := p90[i]) is not None and (low := p10[i]) is not None
-    ]
+    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" fill="none">']
+    ahead = [*range(0, len(p50), _EVERY)]
+    ends = ((i, p10[i], p90[i]) for i in ahead)
+    fan = [(x(begin + i), y(high), y(low)) for i, low, high in ends if low is not None and high is not None]
     if fan:
         there = " ".join(f"{at},{high}" for at, high, _ in fan)
         back = " ".join(f"{at},{low}" for at, _, low in reversed(fan))
-        parts.append(f'<polygon class="fan" points="{there} {back}"/>')
-    if shows_limit and threshold is not None:
-        parts.append(f'<line class="limit" x1="0" x2="{WIDTH}" y1="{y(threshold)}" y2="{y(threshold)}"/>')
-    parts.append(f'<line class="now" x1="{x(begin)}" x2="{x(begin)}" y1="0" y2="{HEIGHT}"/>')
-    for kind, first, values in (("seen", 0, measured), ("median", begin, p50)):
-        for points in _unbroken((x(first + i), None if value is None else y(value)) for i, value in enumerate(values)):
-            parts.append(f'<polyline class="{kind}" points="{points}"/>')
+        parts.append(f'<polygon fill="{BAND[shade]}" points="{there} {back}"/>')
+    if limit is not None:
+        parts.append(
+            f'<path stroke="{LIMIT[shade]}" stroke-dasharray="3 3" d="M0 {y(limit)}H{WIDTH}"/>',
+        )
+    parts.append(f'<path stroke="{MUTED[shade]}" stroke-dasharray="1 2" d="M{x(begin)} 0V{HEIGHT}"/>')
+    lines = (
+        (INK[shade], ((x(i), value) for i, value in enumerate(measured))),
+        (ACCENT[shade], ((x(begin + i), p50[i]) for i in ahead)),
+    )
+    for colour, values in lines:
+        for points in _unbroken((at, None if value is None else y(value)) for at, value in values):
+            parts.append(f'<polyline stroke="{colour}" stroke-width="1.5" points="{points}"/>')
     parts.append("</svg>")
-    return markupsafe.Markup("".join(parts))  # noqa: S704 - numbers alone
+    return "data:image/svg+xml;base64," + base64.b64encode("".join(parts).encode()).decode()
 
 
 def _unbroken(points: Iterable[tuple[float, Value]]) -> list[str]:

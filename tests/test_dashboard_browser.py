@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx2
 import pytest
@@ -138,8 +139,9 @@ def page(browser: Any) -> Iterator[Any]:
 def settled(page: Any, panel: str) -> None:
     """Wait until the panel is drawn and its chart, if it has one, too."""
     page.locator(".tf-strip").wait_for()
-    page.get_by_role("radio", name=PANELS[panel], checked=True).wait_for()
-    if panel == "historical":
+    if panel in PANELS:
+        page.get_by_role("radio", name=PANELS[panel], checked=True).wait_for()
+    if panel in {"historical", "server"}:
         page.locator(".js-plotly-plot .main-svg").first.wait_for()
     page.wait_for_timeout(500)
 
@@ -153,7 +155,7 @@ def test_no_panel_overflows_sideways_or_shows_an_exception(
     page.set_default_timeout(60_000)
     faults: list[str] = []
     page.on("pageerror", lambda error: faults.append(str(error)))
-    for panel in PANELS:
+    for panel in (*PANELS, "server"):
         page.goto(f"{dashboard}/?panel={panel}")
         settled(page, panel)
         page.screenshot(path=tmp_path / f"{panel}.png", full_page=True)
@@ -172,21 +174,56 @@ def test_no_panel_overflows_sideways_or_shows_an_exception(
 def test_a_hostile_server_name_is_text_and_runs_nothing(page: Any, dashboard: str) -> None:
     dialogs: list[str] = []
     page.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
-    for panel in PANELS:
-        page.goto(f"{dashboard}/?panel={panel}")
+    for panel in (*PANELS, "server"):
+        page.goto(f"{dashboard}/?panel={panel}" + (f"&server={quote(HOSTILE_NAME)}" if panel == "server" else ""))
         settled(page, panel)
-        if panel != "historical":
+        if panel not in {"historical", "advanced"}:
             page.get_by_text(HOSTILE_NAME).first.wait_for()
         assert page.locator("img[src=x]").count() == 0
     assert not dialogs
 
 
-def test_a_cell_of_the_heatmap_leads_to_its_servers_history(page: Any, dashboard: str) -> None:
+def test_a_cell_of_the_heatmap_leads_to_its_servers_page_and_on_to_its_history(page: Any, dashboard: str) -> None:
     page.goto(f"{dashboard}/?panel=heatmap")
     page.locator(".tf-cells a", has_text="ppdb001").click()
-    settled(page, "historical")
-    assert "server=ppdb001" in page.url
+    settled(page, "server")
+    assert "panel=server&server=ppdb001" in page.url
+    page.get_by_text("risk 0.50 Watch").wait_for()
+    assert page.locator(".js-plotly-plot").count() == 4
+    page.get_by_text("History and comparison").click()
     page.get_by_text("Memory risk 0.50 Watch").wait_for()
+    assert "panel=historical&server=ppdb001" in page.url
+
+
+def test_times_are_those_of_the_viewers_zone_with_utc_beside(browser: Any, dashboard: str) -> None:
+    context = browser.new_context(timezone_id="Asia/Tokyo")
+    page = context.new_page()
+    page.set_default_timeout(60_000)
+    page.goto(dashboard)
+    page.get_by_text("Asia/Tokyo (UTC+09:00)").wait_for()
+    time_shown = page.locator(".tf-strip time").first
+    assert time_shown.inner_text().endswith("22:05")  # 13:05Z
+    assert time_shown.get_attribute("title") == "2026-01-05 13:05Z"
+    context.close()
+
+
+def test_an_alert_is_taken_care_of_and_a_server_silenced_from_its_page(
+    page: Any, dashboard: str, server: RealServer
+) -> None:
+    page.goto(f"{dashboard}/?panel=server&server=ppweb002")
+    page.get_by_role("button", name="Take care of CPU").click()
+    page.get_by_label("Your name").fill("kim")
+    page.get_by_label("What is being done").fill("moving the batch job")
+    page.wait_for_timeout(2_500)  # two refreshes go by: what is being written stays
+    assert page.get_by_label("What is being done").input_value() == "moving the batch job"
+    page.get_by_role("button", name="Take care of it").click()
+    page.get_by_text("You take care of the CPU alert.").wait_for()
+    assert server.daemon.bodies[-1] == {"author": "kim", "comment": "moving the batch job"}
+    page.get_by_role("button", name="Silence this server").click()
+    page.get_by_label("Why").fill("maintenance")
+    page.get_by_role("button", name="Silence it").click()
+    page.get_by_text("ppweb002 is silenced for 1 h.").wait_for()
+    assert server.daemon.bodies[-1]["server_name"] == "ppweb002" and server.daemon.bodies[-1]["author"] == "kim"
 
 
 def test_choices_are_kept_in_the_address_and_a_link_shows_them_again(browser: Any, page: Any, dashboard: str) -> None:
