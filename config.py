@@ -137,6 +137,7 @@ class Settings(BaseSettings):
     api_keys_file: Path = Field(
         Path("api_keys.json"), description="hashed API keys; without this file none is asked for"
     )
+    public_url: str = Field("", description="the daemon's address as others reach it, behind a proxy or in a container")
     wrong_keys_per_minute: int = Field(30, ge=1, description="wrong API keys per minute and address before 429")
     tls_cert: Path | None = Field(None, description="certificate chain (PEM) with which the daemon speaks HTTPS")
     tls_key: Path | None = Field(None, description="private key (PEM) of tls_cert, without a passphrase")
@@ -174,15 +175,16 @@ class Settings(BaseSettings):
 
     @field_validator("alertmanager_url", "webhook_url")
     @classmethod
-    def _is_address(cls, value: SecretStr) -> SecretStr:
-        if value.get_secret_value():
-            try:
-                parts = urlsplit(value.get_secret_value())
-                usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-            except ValueError:  # a port above 65535, half an IPv6 address
-                usable = False
-            if not usable or any(character.isspace() for character in value.get_secret_value()):
-                raise ValueError("must begin with http:// or https:// and name a host") from None
+    def _is_secret_address(cls, value: SecretStr) -> SecretStr:
+        _check_address(value.get_secret_value())
+        return value
+
+    @field_validator("public_url")
+    @classmethod
+    def _is_address(cls, value: str) -> str:
+        _check_address(value)
+        if "@" in value or "?" in value or "#" in value:
+            raise ValueError("is told to everybody who may read, so it holds no password, and nothing after its path")
         return value
 
     @model_validator(mode="after")
@@ -224,6 +226,19 @@ class Settings(BaseSettings):
         """Flags over environment over file; no `.env` and no secrets folder."""
         del dotenv_settings, file_secret_settings
         return init_settings, env_settings, _SettingsFile(settings_cls, config_file())
+
+
+def _check_address(address: str) -> None:
+    """Refuse what is no address of a server; empty means none."""
+    if not address:
+        return
+    try:
+        parts = urlsplit(address)
+        usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port above 65535, half an IPv6 address
+        usable = False
+    if not usable or any(character.isspace() for character in address):
+        raise ValueError("must begin with http:// or https:// and name a host") from None
 
 
 class _SettingsFile(TomlConfigSettingsSource):

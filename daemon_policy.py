@@ -54,6 +54,7 @@ POLICY: Final[dict[str, Access]] = {
     "GET /snapshot": "read",
     "GET /fleet/summary": "read",
     "GET /explain/{server_name:path}": "read",
+    "GET /discovery/prometheus": "read",
     "GET /models": "read",
     "POST /models/reload": "admin",
     "POST /ingest": "write",

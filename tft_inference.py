@@ -38,6 +38,7 @@ from daemon_answers import ReadyAnswer, accepts_gzip, to_json
 from daemon_arrow import ARROW_STREAM
 from daemon_connections import ConnectionLimits, guarded
 from daemon_core import Daemon, require_rows
+from daemon_discovery import discovery_routes
 from daemon_explanations import Explainer
 from daemon_fleet_routes import fleet_routes
 from daemon_gate import Gate, Limits
@@ -113,6 +114,7 @@ def create_app(settings: Settings, model_dir: Path, data: Path | None = None, ke
     explainer = Explainer(daemon)
     app.include_router(snapshot_routes(daemon, explainer, status, _note))
     app.include_router(fleet_routes(daemon, explainer, _note))
+    app.include_router(discovery_routes(settings.public_url))
     app.include_router(write_routes(daemon))
     _add_operation_routes(app, daemon, status, metrics)
     _add_prediction_routes(app, daemon)
