@@ -127,6 +127,7 @@ class Settings(BaseSettings):
         description="longest wait for the head of a request, and for 64 kB of an answer to be read",
     )
     max_connections: int = Field(800, ge=10, description="connections at a time; the longest idle one makes room")
+    demo_scenarios: bool = Field(False, description="a demo: its made-up fleet may be told which scenario to play")
     max_servers: int = Field(20_000, ge=1, description="servers after which rows of further ones are refused")
     max_websockets: int = Field(100, ge=0, description="WebSocket clients served at a time")
     history_keep_days: int = Field(30, ge=2, le=3650, description="days kept on disk before the newest row")

@@ -51,6 +51,8 @@ POLICY: Final[dict[str, Access]] = {
     "POST /alerts/test": "admin",
     "GET /history/{server_name:path}": "read",
     "GET /forecasts/{server_name:path}": "read",
+    "GET /scenario": "read",
+    "POST /scenario/{name}": "write",
     "GET /snapshot": "read",
     "GET /fleet/summary": "read",
     "GET /explain/{server_name:path}": "read",
