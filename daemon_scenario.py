@@ -34,42 +34,59 @@ class ScenarioWish(Answer):
     asked_at: AwareDatetime | None
 
 
-def scenario_routes(*, is_demo: bool) -> APIRouter:
-    """Make the routes.
+class Scenarios:
+    """Which scenario was asked for.
 
     Parameters
     ----------
     is_demo : bool
-        Whether the daemon was started as a demo; they answer 403 otherwise.
+        Whether the daemon was started as a demo; there are no scenarios otherwise.
     """
+
+    def __init__(self, *, is_demo: bool) -> None:
+        self._is_demo = is_demo
+        self._wish: dict[str, str | None] = {"scenario": None, "asked_at": None}
+
+    def wish(self) -> dict[str, str | None]:
+        """Answer of /scenario.
+
+        Raises
+        ------
+        RequestError
+            403 if this is no demo.
+        """
+        if not self._is_demo:
+            raise RequestError(
+                403,
+                "not-a-demo",
+                "This daemon was not started as a demo.",
+                why="Its servers are real, as far as it knows, and play no scenarios.",
+                fix="Run `python main.py demo`, or set TFT_DEMO_SCENARIOS=true where the fleet is made up.",
+            )
+        return self._wish
+
+    def play(self, name: ScenarioName) -> dict[str, str | None]:
+        """Have the fleet play a scenario; raises as `wish`."""
+        self.wish()
+        self._wish = {"scenario": name.value, "asked_at": iso_z(utc_now())}
+        return self._wish
+
+
+def scenario_routes(scenarios: Scenarios) -> APIRouter:
+    """Make the routes."""
     router = APIRouter(tags=["demo"])
     no_demo = problems(s403="the daemon was not started as a demo")
-    wish: dict[str, str | None] = {"scenario": None, "asked_at": None}
 
     @router.get("/scenario", response_model=ScenarioWish, responses=no_demo)
     async def scenario() -> Response:
         """Which scenario was asked for; null before anybody did."""
-        _require(is_demo=is_demo)
-        return Response(to_json(wish), media_type="application/json")
+        return Response(to_json(scenarios.wish()), media_type="application/json")
 
     @router.post(
         "/scenario/{name}", response_model=ScenarioWish, responses={**no_demo, **problems(s422="no such scenario")}
     )
     async def play(name: ScenarioName) -> Response:
         """Have the demo's fleet play a scenario from its next step on."""
-        _require(is_demo=is_demo)
-        wish.update(scenario=name.value, asked_at=iso_z(utc_now()))
-        return Response(to_json(wish), media_type="application/json")
+        return Response(to_json(scenarios.play(name)), media_type="application/json")
 
     return router
-
-
-def _require(*, is_demo: bool) -> None:
-    if not is_demo:
-        raise RequestError(
-            403,
-            "not-a-demo",
-            "This daemon was not started as a demo.",
-            why="Its servers are real, as far as it knows, and play no scenarios.",
-            fix="Run `python main.py demo`, or set TFT_DEMO_SCENARIOS=true where the fleet is made up.",
-        )

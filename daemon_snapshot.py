@@ -20,6 +20,7 @@ from daemon_core import MAX_HISTORY_HOURS, Daemon
 from daemon_explanations import Explainer
 from daemon_fleet_routes import ExplanationAnswer, Models, models_of
 from daemon_problems import RequestError, as_request_error, problem_content
+from daemon_scenario import Scenarios, ScenarioWish
 from daemon_schemas import Answer, problems
 from data_contract import MAX_NAME_LENGTH, METRIC_COLUMNS, ProductError
 from forecast_loop import PredictionSet
@@ -36,6 +37,7 @@ PARTS: Final = (
     "series",
     "reasons",
     "models",
+    "scenario",
 )
 _OF_SERVER: Final = frozenset({"prediction", "history", "forecasts"})
 _DEFAULT_PARTS: Final = "status,current,alerts"
@@ -110,6 +112,7 @@ class Parts(Answer):
     series: Series | None = None
     reasons: dict[str, ExplanationAnswer] | None = None
     models: Models | None = None
+    scenario: ScenarioWish | None = None
 
 
 class Snapshot(Answer):
@@ -128,6 +131,7 @@ class Snapshot(Answer):
 def snapshot_routes(
     daemon: Daemon,
     explainer: Explainer,
+    scenarios: Scenarios,
     status_of: Callable[[], dict[str, Any]],
     note: Callable[[Request, PredictionSet, dict[str, Any]], dict[str, str]],
 ) -> APIRouter:
@@ -218,6 +222,7 @@ def snapshot_routes(
             "series": lambda: of_set(lambda it: to_json(daemon.series(it, metrics, hours))),
             "reasons": lambda: of_set(lambda it: explainer.explain_some(it, named, _REASONS_SECONDS)),
             "models": lambda: to_json(models_of(daemon)),
+            "scenario": lambda: to_json(scenarios.wish()),
         }
         if published is not None:
             headers = note(request, published, daemon.provenance(published))

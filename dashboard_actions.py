@@ -1,4 +1,4 @@
-"""What people can do from a server's page: take care of an alert, silence a server, and take either back.
+"""What people can do from the pages: take care of an alert, silence a server, and switch a demo's scenario.
 
 Each is one request to the daemon, which judges it; what it says stays on the page until the next is tried.
 """
@@ -12,6 +12,7 @@ from urllib.parse import quote
 import streamlit as st
 
 from dashboard_answers import Problem, Silence
+from dashboard_demo import SCENARIOS
 from dashboard_draw import draw, render_problem
 from dashboard_fetch import Connection
 from dashboard_news import AlertRow
@@ -20,6 +21,7 @@ from data_contract import METRIC_COLUMNS
 
 _SILENCES: Final = {60: "1 h", 240: "4 h", 720: "12 h", 1440: "1 day", 10080: "1 week"}
 _ALL_METRICS: Final = "all"
+_FLEET: Final = ""  # no server
 _TOLD: Final = "_told"  # what came of the last request: words, and the problem if there was one
 _AUTHOR: Final = "_author"
 _MOST_NAME, _MOST_COMMENT = 100, 1000  # characters that the daemon takes
@@ -27,12 +29,7 @@ _MOST_NAME, _MOST_COMMENT = 100, 1000  # characters that the daemon takes
 
 def render_actions(connection: Connection, server: str, rows: Sequence[AlertRow], silences: Sequence[Silence]) -> None:
     """Forms below a server's alerts, and what came of the last one."""
-    told = st.session_state.get(_TOLD)
-    if told is not None and told[0] == server:
-        if told[2] is not None:
-            render_problem(told[2])
-        else:
-            draw("told", words=told[1])
+    _render_told(server)
     open_rows = [row for row in rows if row.alert.get("id")]
     with st.container(horizontal=True, key="actions"):
         for row in open_rows:
@@ -49,6 +46,38 @@ def render_actions(connection: Connection, server: str, rows: Sequence[AlertRow]
                     on_click=_request,
                     args=(connection, server, "The silence has ended.", "DELETE", f"/alerts/silences/{silence['id']}"),
                 )
+
+
+def render_scenarios(connection: Connection, played: str | None) -> None:
+    """Switch of a demo's fleet, and what came of the last try."""
+    _render_told(_FLEET)
+    st.session_state["scenario"] = played
+    st.segmented_control(
+        "The demo's fleet plays",
+        SCENARIOS,
+        format_func=str.title,
+        key="scenario",
+        help="What you choose is seen from the fleet's next step on, within 5 minutes.",
+        on_change=_send_scenario,
+        args=(connection,),
+    )
+
+
+def _send_scenario(connection: Connection) -> None:
+    chosen = st.session_state["scenario"]
+    if chosen is not None:
+        words = f"The fleet plays {chosen} from its next step on."
+        _request(connection, _FLEET, words, "POST", f"/scenario/{chosen}")
+
+
+def _render_told(about: str) -> None:
+    """What came of the last request about a server, or about the fleet."""
+    told = st.session_state.get(_TOLD)
+    if told is not None and told[0] == about:
+        if told[2] is not None:
+            render_problem(told[2])
+        else:
+            draw("told", words=told[1])
 
 
 def _acknowledge(connection: Connection, server: str, row: AlertRow) -> None:

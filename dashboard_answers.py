@@ -312,6 +312,12 @@ class ModelsAnswer(TypedDict):
     models: list[ListedModel]
 
 
+class ScenarioAnswer(TypedDict):
+    """`GET /scenario`: what a demo's fleet is to play; null before anybody asked."""
+
+    scenario: str | None
+
+
 class SnapshotAnswer(TypedDict):
     """`GET /snapshot`: parts that are answers of their own, and why others are missing."""
 
@@ -424,6 +430,7 @@ PART_KINDS: Final[dict[str, Any]] = {
     "series": SeriesAnswer,
     "reasons": dict[str, Reason],
     "models": ModelsAnswer,
+    "scenario": ScenarioAnswer,
 }
 
 
@@ -528,6 +535,11 @@ class Snapshot:
     def models(self) -> ModelsAnswer | None:
         """Models that there are."""
         return cast("ModelsAnswer | None", self.parts.get("models"))
+
+    @property
+    def played(self) -> ScenarioAnswer | None:
+        """What the fleet of a demo's daemon plays; None of any other daemon."""
+        return cast("ScenarioAnswer | None", self.parts.get("scenario"))
 
     @property
     def condition(self) -> Condition:

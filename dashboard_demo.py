@@ -94,6 +94,7 @@ def demo_snapshot(scenario: str, live: Snapshot, wanted: Wanted, settings: Setti
         "past_alerts": {"count": 0, "alerts": []},
         "silences": {"count": 0, "silences": []},
         "models": {"refused": None, "models": []},
+        "scenario": {"scenario": scenario},
         "reasons": {},
         "series": {
             "step_minutes": STEP_MINUTES,

@@ -54,6 +54,7 @@ _ROUTES: Final = {
     "series": "/snapshot?parts=series",
     "reasons": "/explain",
     "models": "/models",
+    "scenario": "/scenario",
 }
 
 

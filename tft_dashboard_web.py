@@ -19,7 +19,7 @@ from pydantic import SecretStr
 
 from common_utils import iso_z
 from config import Settings, get_settings
-from dashboard_actions import render_actions
+from dashboard_actions import render_actions, render_scenarios
 from dashboard_advanced import render_advanced, render_requests
 from dashboard_answers import CurrentAnswer, Problem, Snapshot, Wanted
 from dashboard_demo import SCENARIO_NOTES, SCENARIOS, demo_snapshot
@@ -174,7 +174,7 @@ def _live_page(connection: Connection, settings: Settings) -> None:
     if snapshot.scenario is not None:
         _choose_demo(snapshot.scenario)
     if view.panel == "advanced":
-        _advanced(snapshot, settings, refresh_seconds)
+        _advanced(snapshot, settings, refresh_seconds, connection)
     elif snapshot.problem is not None:
         _explain(snapshot.problem)
     elif snapshot.condition == "empty":
@@ -246,7 +246,7 @@ def _wanted(view: View, fleet: Fleet | None) -> Wanted:
             (_metric_of(view, fleet, server),) if view.compared else (),
         )
     if view.panel == "advanced":
-        return Wanted((*_FLEET, "alerts", "models"))
+        return Wanted((*_FLEET, "alerts", "models", "scenario"))
     return Wanted(_FLEET)
 
 
@@ -372,12 +372,14 @@ def _set(**changes: Any) -> None:
     st.query_params.from_dict(replace(_view(), **changes).as_query())
 
 
-def _advanced(snapshot: Snapshot, settings: Settings, refresh_seconds: float | None) -> None:
+def _advanced(snapshot: Snapshot, settings: Settings, refresh_seconds: float | None, connection: Connection) -> None:
     default = f"{settings.refresh_seconds:g}"
     chosen = _view().refresh or default
     seconds = sorted({*REFRESH_CHOICES, default, chosen} - {PAUSED}, key=float)
     words = {choice: refresh_text(float(choice)).removeprefix("every ") for choice in seconds}
     _choose("Refresh", "refresh", (*seconds, PAUSED), {**words, PAUSED: "Paused"}, chosen)
+    if snapshot.played is not None and snapshot.scenario is None:
+        render_scenarios(connection, snapshot.played["scenario"])
     zones = {"": "Yours", "utc": "UTC"}
     _choose("Time zone", "zone", zones, zones, _view().zone)
     if st.session_state.setdefault("_refreshing", refresh_seconds) != refresh_seconds:

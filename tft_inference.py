@@ -45,7 +45,7 @@ from daemon_gate import Gate, Limits
 from daemon_metrics import DaemonMetrics
 from daemon_policy import describe
 from daemon_problems import DAEMON_DOCUMENT, RequestError, install_problem_handlers
-from daemon_scenario import scenario_routes
+from daemon_scenario import Scenarios, scenario_routes
 from daemon_schemas import problems
 from daemon_snapshot import Hours, Until, snapshot_routes
 from daemon_write_routes import write_routes
@@ -113,10 +113,11 @@ def create_app(settings: Settings, model_dir: Path, data: Path | None = None, ke
     app.include_router(daemon_docs.router)
     app.include_router(alert_routes(daemon))
     explainer = Explainer(daemon)
-    app.include_router(snapshot_routes(daemon, explainer, status, _note))
+    scenarios = Scenarios(is_demo=settings.demo_scenarios)
+    app.include_router(snapshot_routes(daemon, explainer, scenarios, status, _note))
     app.include_router(fleet_routes(daemon, explainer, _note))
     app.include_router(discovery_routes(settings.public_url))
-    app.include_router(scenario_routes(is_demo=settings.demo_scenarios))
+    app.include_router(scenario_routes(scenarios))
     app.include_router(write_routes(daemon))
     _add_operation_routes(app, daemon, status, metrics)
     _add_prediction_routes(app, daemon)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import json
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import Any
@@ -189,7 +190,8 @@ class RecordedDaemon:
         self.requests.append(path)
         if request.method != "GET":
             self.requests[-1] = f"{request.method} {path}"
-            self.bodies.append(await request.json() if request.method == "POST" else None)
+            content = await request.body()
+            self.bodies.append(json.loads(content) if content else None)
             status, body = self.answers.get(f"{request.method} {path}", (201, {}))
             return JSONResponse(body, status)
         status, body = self.answers.get(path, (404, problem(404, f"There is no {path}.")))
@@ -215,6 +217,7 @@ class RecordedDaemon:
             "past_alerts": "/alerts/history",
             "silences": "/alerts/silences",
             "models": "/models",
+            "scenario": "/scenario",
         }
         parts: dict[str, Any] = {}
         problems: dict[str, Any] = {}

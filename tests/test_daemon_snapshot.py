@@ -29,7 +29,12 @@ STEP = timedelta(minutes=STEP_MINUTES)
 @pytest.fixture
 def quick(settings: Settings, tmp_path: Path) -> Settings:
     return settings.model_copy(
-        update={"history_dir": tmp_path / "history", "daemon_settle_seconds": 0.05, "rate_limit_per_second": 100_000}
+        update={
+            "history_dir": tmp_path / "history",
+            "daemon_settle_seconds": 0.05,
+            "rate_limit_per_second": 100_000,
+            "demo_scenarios": True,
+        }
     )
 
 
@@ -53,6 +58,7 @@ def test_all_parts_come_at_once_and_are_those_of_their_own_routes(client: TestCl
     assert body["parts"]["prediction"]["path"] == client.get(f"/predictions/{NAME}").json()["path"]
     assert body["parts"]["past_alerts"] == client.get(f"/alerts/history?hours=6&server={NAME}").json()
     assert body["parts"]["reasons"] == {NAME: client.get(f"/explain/{NAME}").json()}
+    assert body["parts"]["scenario"] == {"scenario": None, "asked_at": None}
     assert body["parts"]["models"] == client.get("/models").json()
     series, path = body["parts"]["series"]["servers"], body["parts"]["prediction"]["path"]
     assert list(series) == [NAME]

@@ -317,3 +317,14 @@ def test_a_path_that_ends_in_nothing_is_no_chart() -> None:
     empty = past.past_frame(None, "cpu_pct")
     assert empty.empty and math.isnan(np.nan if empty["p50"].empty else 0.0)
     assert LIMITS.level(None) == "unknown"
+
+
+def test_the_scenario_of_a_demos_daemon_is_switched_in_advanced_and_of_no_other(daemon: RecordedDaemon) -> None:
+    daemon.answers["/scenario"] = (403, problem(403, "This daemon was not started as a demo.", "not-a-demo"))
+    page = open_recorded(daemon, panel="advanced")
+    assert "not started as a demo" not in seen(page) and "scenario" not in {group.key for group in page.button_group}
+    daemon.answers["/scenario"] = (200, {"scenario": None})
+    page.run()
+    page.button_group(key="scenario").set_value("degrading").run()
+    assert "POST /scenario/degrading" in daemon.requests
+    assert "The fleet plays degrading from its next step on." in seen(page)
