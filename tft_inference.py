@@ -39,6 +39,7 @@ from daemon_arrow import ARROW_STREAM
 from daemon_connections import ConnectionLimits, guarded
 from daemon_core import Daemon, require_rows
 from daemon_discovery import discovery_routes
+from daemon_examples import add_examples
 from daemon_explanations import Explainer
 from daemon_fleet_routes import fleet_routes
 from daemon_gate import Gate, Limits
@@ -138,12 +139,14 @@ def open_keys(settings: Settings) -> KeyRing:
 
 
 def _describe_policy(app: FastAPI) -> None:
-    """Have the OpenAPI description say who may use which route."""
+    """Have the OpenAPI description say who may use which route, and how its answers look."""
     plain = app.openapi
 
     def described() -> dict[str, Any]:
         if app.openapi_schema is None:
-            describe(plain())  # which keeps what it gives
+            described_so_far = plain()  # which keeps what it gives
+            describe(described_so_far)
+            add_examples(described_so_far)
         assert app.openapi_schema is not None
         return app.openapi_schema
 
@@ -277,7 +280,7 @@ def _add_data_routes(app: FastAPI, daemon: Daemon) -> None:
     body = {
         "required": True,
         "content": {
-            "application/json": {"schema": schemas.IngestRequest.model_json_schema()},
+            "application/json": {"schema": schemas.body_schema(schemas.IngestRequest)},
             ARROW_STREAM: {"schema": {"type": "string", "format": "binary"}},
         },
     }
