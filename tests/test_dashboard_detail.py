@@ -6,6 +6,7 @@ import base64
 import csv
 import io
 import math
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta, timezone
@@ -33,7 +34,8 @@ from data_contract import METRIC_COLUMNS
 
 
 @pytest.fixture(autouse=True)
-def _no_leftovers() -> Iterator[None]:
+def _no_leftovers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])  # for which AppTest puts its own
     st.cache_resource.clear()
     yield
     st.cache_resource.clear()

@@ -6,6 +6,7 @@ import copy
 import json
 import math
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -55,7 +56,8 @@ LIMITS = Limits(0.3, 0.7, {"cpu_pct": 90.0, "mem_pct": 95.0, "disk_io_mb_s": 500
 
 
 @pytest.fixture(autouse=True)
-def _no_leftovers() -> Iterator[None]:
+def _no_leftovers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])  # for which AppTest puts its own
     st.cache_resource.clear()
     yield
     st.cache_resource.clear()
