@@ -2,44 +2,21 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
 import threading
-import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-import httpx2
 import pytest
 import uvicorn
+from live_dashboard import CHROMIUM, free_port, running_browser, running_dashboard, wait_for_http
 from recorded_daemon import RecordedDaemon
 
 from dashboard_view import PANELS
-
-CHROMIUM = Path("/usr/bin/chromium")
-ROOT = Path(__file__).parents[1]
-FLAGS = (
-    "--no-sandbox",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--disable-gpu",
-    "--no-first-run",
-)
 
 MARKS = [
     pytest.mark.browser,
     pytest.mark.skipif(not CHROMIUM.exists(), reason=f"no Chromium at {CHROMIUM}: apt-get install chromium"),
 ]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class RealServer:
@@ -73,18 +50,6 @@ class RealServer:
             self._server = None
 
 
-def wait_for_http(url: str, seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        try:
-            if httpx2.get(url, trust_env=False).status_code == 200:
-                return
-        except httpx2.HTTPError:
-            pass
-        time.sleep(0.1)
-    raise AssertionError(f"{url} does not answer")
-
-
 @pytest.fixture(scope="module")
 def server() -> Iterator[RealServer]:
     real = RealServer(RecordedDaemon())
@@ -96,34 +61,14 @@ def server() -> Iterator[RealServer]:
 @pytest.fixture(scope="module")
 def dashboard(server: RealServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Address of a running `streamlit run tft_dashboard_web.py`."""
-    port = free_port()
-    log = tmp_path_factory.mktemp("streamlit") / "log.txt"
-    environment = {**os.environ, "TFT_DAEMON_URL": server.url, "TFT_REFRESH_SECONDS": "1"}
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "streamlit", "run", "tft_dashboard_web.py", "--server.port", str(port)],
-            cwd=ROOT,
-            env=environment,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
-    try:
-        wait_for_http(f"http://127.0.0.1:{port}/_stcore/health")
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait(timeout=20)
-    assert "Traceback" not in log.read_text()
+    with running_dashboard(server.url, tmp_path_factory.mktemp("streamlit")) as url:
+        yield url
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=str(CHROMIUM), args=list(FLAGS))
+    with running_browser() as chromium:
         yield chromium
-        chromium.close()
 
 
 @pytest.fixture
