@@ -146,6 +146,43 @@ def status(as_json: Json = False) -> None:
 
 
 @command(
+    "doctor",
+    "Docs/OPERATIONS.md",
+    "python main.py doctor",
+    "python main.py doctor installation data",
+    "python main.py doctor daemon --json",
+    "python main.py doctor model --fix",
+)
+def doctor(
+    sections: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="SECTION…", help="installation, settings, data, model, daemon, dashboard; all without."),
+    ] = None,
+    fix: Annotated[
+        bool, typer.Option("--fix", help="Mend what can be mended without losing anything; say what was done.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Find what is wrong here, say why it matters and which command mends it; exit 1 if there are problems.
+
+    What is not there yet, such as a model, is a problem only if its section is named.
+    """
+    from doctor import examine, sections_named, show_diagnosis
+
+    try:
+        chosen = sections_named(sections or ())
+    except ValueError as error:
+        raise typer.BadParameter(f"{error}.", param_hint="SECTION…") from None
+    found = examine(chosen, repair=fix)
+    if as_json:
+        show_json(found.as_dict())
+    else:
+        show_diagnosis(found, _stdout())
+    if not found.is_well:
+        raise typer.Exit(1)
+
+
+@command(
     "generate",
     "Docs/DATA_CONTRACT.md, Docs/SERVER_PROFILES.md",
     "python main.py generate",
