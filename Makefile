@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/requirements.sha256
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format lock baselines clean
+.PHONY: help setup demo test docs lint format lock baselines clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
@@ -25,6 +25,9 @@ demo: $(STAMP)  ## the whole product on a made-up fleet; CHECK=1 verifies it wit
 
 test: $(STAMP)  ## all tests
 	$(BIN)/python -m pytest
+
+docs: $(STAMP)  ## write Docs/CLI.md anew out of the program
+	$(BIN)/python cli_page.py
 
 lint: $(STAMP)  ## ruff (lint and format) and mypy, as strict as pyproject.toml says
 	$(BIN)/ruff check .

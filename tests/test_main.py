@@ -37,6 +37,7 @@ COMMANDS = (
     "serve",
     "dashboard",
     "demo",
+    "completion",
 )
 
 
