@@ -20,10 +20,10 @@ _HEAD: Final = """\
 
 Last updated: 2026-11-23
 
-Exit codes: 0 done, 1 a mistake that you can mend (told with what, why, fix and document), 2 wrong usage, 130 Ctrl-C.
-Results go to standard output, progress and errors to standard error; `--json` prints JSON and nothing else. Colours
-stay out of pipes, and out of everything with `NO_COLOR`. Before the command may stand `--config FILE` (settings file)
-and `--version`. `_` and `-` within an option's name are the same.
+Exit codes: 0 done, 1 a mistake that you can mend (told with what, why, fix and document), 2 wrong usage, 130 Ctrl-C
+(1 where a training was stopped). Results go to standard output, progress and errors to standard error; `--json` prints
+JSON and nothing else. Colours stay out of pipes, and out of everything with `NO_COLOR`. Before the command may stand
+`--config FILE` (settings file) and `--version`. `_` and `-` within an option's name are the same.
 
 ```bash
 python main.py --version
