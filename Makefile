@@ -26,8 +26,9 @@ demo: $(STAMP)  ## the whole product on a made-up fleet; CHECK=1 verifies it wit
 test: $(STAMP)  ## all tests
 	$(BIN)/python -m pytest
 
-docs: $(STAMP)  ## write Docs/CLI.md anew out of the program
+docs: $(STAMP)  ## write Docs/CLI.md and Docs/LICENSES.md anew
 	$(BIN)/python cli_page.py
+	$(BIN)/python licence_report.py
 
 lint: $(STAMP)  ## ruff (lint and format) and mypy, as strict as pyproject.toml says
 	$(BIN)/ruff check .
