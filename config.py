@@ -280,7 +280,7 @@ def load_settings(**flags: Any) -> Settings:
     if ("TFT_CONFIG_FILE" in os.environ or os.path.lexists(config_file())) and not config_file().is_file():
         raise _configuration_error(f"the settings file {config_file()} is not there, or is not a file")
     for variable in os.environ:
-        if _is_misspelt(variable):
+        if is_misspelt(variable):
             raise _configuration_error(f"the environment variable {variable} is no setting")
     try:
         return Settings(**{name: value for name, value in flags.items() if value is not None})
@@ -293,7 +293,7 @@ def load_settings(**flags: Any) -> Settings:
         raise _configuration_error(str(error)) from None
 
 
-def _is_misspelt(variable: str) -> bool:
+def is_misspelt(variable: str) -> bool:
     """Whether an environment variable looks like one of ours and is none, so that what it says would not hold."""
     name = variable.upper()
     if not name.startswith("TFT_"):
