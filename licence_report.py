@@ -38,6 +38,10 @@ or note here why it may stay.
 """
 
 
+# What a package's own licence file says where its metadata names none
+_BY_THEIR_FILE: Final = {"axe-playwright-python": "MIT License"}
+
+
 def licences(lock: Path) -> dict[str, str]:
     """Licence of each package of a lock file that is installed here, by name; empty text where it names none."""
     names = dict.fromkeys(re.findall(r"^([A-Za-z0-9][\w.-]*)==", lock.read_text(encoding="utf-8"), re.MULTILINE))
@@ -54,7 +58,8 @@ def _licence(package: str) -> str:
     about = metadata(package)
     classes = [each.split("::")[-1].strip() for each in about.get_all("Classifier") or [] if "License ::" in each]
     whole = (about.get_all("License") or [""])[0].split("\n")[0]
-    return (about.get_all("License-Expression") or [""])[0] or "; ".join(classes) or whole
+    told = (about.get_all("License-Expression") or [""])[0] or "; ".join(classes) or whole
+    return told or _BY_THEIR_FILE.get(package, "")
 
 
 def licence_page(found: dict[str, str]) -> str:
