@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/requirements.sha256
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo notebook test lint format lock baselines clean
+.PHONY: help setup demo notebook test docs lint format lock resolve baselines clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
@@ -35,6 +35,10 @@ endif
 test: $(STAMP)  ## all tests
 	$(BIN)/python -m pytest
 
+docs: $(STAMP)  ## write Docs/CLI.md and Docs/LICENSES.md anew
+	$(BIN)/python cli_page.py
+	$(BIN)/python licence_report.py
+
 lint: $(STAMP)  ## ruff (lint and format) and mypy, as strict as pyproject.toml says
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -52,6 +56,15 @@ lock: $(STAMP)  ## resolve requirements-dev.txt anew into requirements.lock
 	  --constraint .venv/hold.txt requirements-dev.txt --output-file .venv/resolved.txt
 	{ sed -n '/^#/p' requirements.lock; grep -vE '^(nvidia-|cuda-|triton)' .venv/resolved.txt; } > .venv/requirements.lock
 	mv .venv/requirements.lock requirements.lock
+
+# Wheels alone: what has to be built could fail on the user's machine.
+resolve: $(STAMP)  ## prove that requirements.txt resolves for Python 3.10 to 3.13 (asks the package index)
+	$(BIN)/python -m pip install --quiet uv
+	@set -e; for python in 3.10 3.11 3.12 3.13; do \
+	  $(BIN)/uv pip compile --quiet --python-version $$python --only-binary :all: --no-annotate --no-header \
+	    requirements.txt --output-file .venv/resolved-$$python.txt >/dev/null; \
+	  echo "Python $$python: $$(wc -l < .venv/resolved-$$python.txt) packages"; \
+	done
 
 # Not into .venv: statsforecast holds pandas at an older version than the product's.
 baselines: $(STAMP)  ## an environment with statsforecast, for the AutoETS and AutoTheta baselines of backtests

@@ -127,6 +127,7 @@ class Settings(BaseSettings):
         description="longest wait for the head of a request, and for 64 kB of an answer to be read",
     )
     max_connections: int = Field(800, ge=10, description="connections at a time; the longest idle one makes room")
+    demo_scenarios: bool = Field(False, description="a demo: its made-up fleet may be told which scenario to play")
     max_servers: int = Field(20_000, ge=1, description="servers after which rows of further ones are refused")
     max_websockets: int = Field(100, ge=0, description="WebSocket clients served at a time")
     history_keep_days: int = Field(30, ge=2, le=3650, description="days kept on disk before the newest row")
@@ -137,6 +138,7 @@ class Settings(BaseSettings):
     api_keys_file: Path = Field(
         Path("api_keys.json"), description="hashed API keys; without this file none is asked for"
     )
+    public_url: str = Field("", description="the daemon's address as others reach it, behind a proxy or in a container")
     wrong_keys_per_minute: int = Field(30, ge=1, description="wrong API keys per minute and address before 429")
     tls_cert: Path | None = Field(None, description="certificate chain (PEM) with which the daemon speaks HTTPS")
     tls_key: Path | None = Field(None, description="private key (PEM) of tls_cert, without a passphrase")
@@ -174,15 +176,16 @@ class Settings(BaseSettings):
 
     @field_validator("alertmanager_url", "webhook_url")
     @classmethod
-    def _is_address(cls, value: SecretStr) -> SecretStr:
-        if value.get_secret_value():
-            try:
-                parts = urlsplit(value.get_secret_value())
-                usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-            except ValueError:  # a port above 65535, half an IPv6 address
-                usable = False
-            if not usable or any(character.isspace() for character in value.get_secret_value()):
-                raise ValueError("must begin with http:// or https:// and name a host") from None
+    def _is_secret_address(cls, value: SecretStr) -> SecretStr:
+        _check_address(value.get_secret_value())
+        return value
+
+    @field_validator("public_url")
+    @classmethod
+    def _is_address(cls, value: str) -> str:
+        _check_address(value)
+        if "@" in value or "?" in value or "#" in value:
+            raise ValueError("is told to everybody who may read, so it holds no password, and nothing after its path")
         return value
 
     @model_validator(mode="after")
@@ -226,6 +229,19 @@ class Settings(BaseSettings):
         return init_settings, env_settings, _SettingsFile(settings_cls, config_file())
 
 
+def _check_address(address: str) -> None:
+    """Refuse what is no address of a server; empty means none."""
+    if not address:
+        return
+    try:
+        parts = urlsplit(address)
+        usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port above 65535, half an IPv6 address
+        usable = False
+    if not usable or any(character.isspace() for character in address):
+        raise ValueError("must begin with http:// or https:// and name a host") from None
+
+
 class _SettingsFile(TomlConfigSettingsSource):
     """The settings file, in which no secret may stand: it is copied, shown and committed too easily."""
 
@@ -264,7 +280,7 @@ def load_settings(**flags: Any) -> Settings:
     if ("TFT_CONFIG_FILE" in os.environ or os.path.lexists(config_file())) and not config_file().is_file():
         raise _configuration_error(f"the settings file {config_file()} is not there, or is not a file")
     for variable in os.environ:
-        if _is_misspelt(variable):
+        if is_misspelt(variable):
             raise _configuration_error(f"the environment variable {variable} is no setting")
     try:
         return Settings(**{name: value for name, value in flags.items() if value is not None})
@@ -277,7 +293,7 @@ def load_settings(**flags: Any) -> Settings:
         raise _configuration_error(str(error)) from None
 
 
-def _is_misspelt(variable: str) -> bool:
+def is_misspelt(variable: str) -> bool:
     """Whether an environment variable looks like one of ours and is none, so that what it says would not hold."""
     name = variable.upper()
     if not name.startswith("TFT_"):

@@ -22,7 +22,7 @@ from common_utils import iso_z, utc_now
 from daemon_answers import to_json
 from daemon_core import Daemon
 from daemon_problems import RequestError
-from daemon_schemas import Acknowledged, Answer, problems
+from daemon_schemas import Acknowledged, Answer, body_schema, problems
 from data_contract import MAX_NAME_LENGTH, METRIC_COLUMNS, VALID_PROFILES, name_fault
 
 MAX_HISTORY_HOURS = 366 * 24
@@ -343,7 +343,7 @@ def _json(content: Any, status: int = 200) -> Response:
 
 
 def _body_of(model: type[BaseModel]) -> dict[str, Any]:
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": model.model_json_schema()}}}}
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": body_schema(model)}}}}
 
 
 def _open_alert(id_: str, alert: dict[str, Any] | None) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -427,8 +427,8 @@ class Daemon:
         del more["prediction_time"]  # the record has it
         return record[:-1] + b"," + to_json(more)[1:], provenance
 
-    def history(self, name: str, hours: int) -> dict[str, Any]:
-        """Answer with one server's measurements up to the fleet's newest step.
+    def history(self, name: str, hours: int, until: datetime | None = None) -> dict[str, Any]:
+        """Answer with one server's measurements of some hours up to a moment, at most the fleet's newest step.
 
         Raises
         ------
@@ -438,7 +438,7 @@ class Daemon:
         profile, newest = self._store.profile(name), self._store.newest
         if profile is None or newest is None:
             raise _no_server(name)
-        last = step_of(newest)
+        last = step_of(newest if until is None else min(until, newest))
         steps = self._store.server_steps(name, last - hours * 60 // STEP_MINUTES + 1, last)
         return {
             "server_name": name,
@@ -473,7 +473,7 @@ class Daemon:
         """Have the model folder judged now; the future tells why what lies there is refused, if it is."""
         return self._loop.reload()
 
-    def past_forecasts(self, name: str, horizon: str, hours: int) -> dict[str, Any]:
+    def past_forecasts(self, name: str, horizon: str, hours: int, until: datetime | None = None) -> dict[str, Any]:
         """Answer with what had been forecast for the steps that `history` gives, a horizon ahead of each.
 
         Raises
@@ -484,7 +484,7 @@ class Daemon:
         profile, newest = self._store.profile(name), self._store.newest
         if profile is None or newest is None:
             raise _no_server(name)
-        last = step_of(newest)
+        last = step_of(newest if until is None else min(until, newest))
         found = self._archive.of_server(name, horizon, last - hours * 60 // STEP_MINUTES + 1, last)
         return {
             "server_name": name,
@@ -497,6 +497,39 @@ class Daemon:
                 for metric in METRIC_COLUMNS
             },
         }
+
+    def series(self, published: PredictionSet, metrics: Mapping[str, str | None], hours: int) -> dict[str, Any]:
+        """Answer with one metric of several servers: what was measured up to the newest step, and the forecast path.
+
+        Parameters
+        ----------
+        metrics : mapping
+            Column by server; None for that which its risk comes from.
+
+        Returns
+        -------
+        dict
+            By server name; one that is not forecast is left out, and a metric that it does not report is null.
+        """
+        forecast, newest = published.forecast, self._store.newest
+        if forecast is None or newest is None:
+            return {"step_minutes": STEP_MINUTES, "servers": {}}
+        found: dict[str, Any] = {}
+        last = step_of(newest)
+        for name, metric in metrics.items():
+            if name not in published.records:
+                continue
+            column = metric or published.risks[forecast.index(name)].risk_metric or METRIC_COLUMNS[0]
+            steps = self._store.server_steps(name, last - hours * 60 // STEP_MINUTES + 1, last)
+            path = path_record(forecast, name)
+            found[name] = {
+                "metric": column,
+                "first_measured": iso_z(time_of(int(steps.index[0]))),
+                "measured": steps[column].round(4).tolist(),
+                "first_forecast": path["timestamps"][0],
+                "forecast": path["metrics"][column],
+            }
+        return {"step_minutes": STEP_MINUTES, "servers": found}
 
     def stream_message(self) -> bytes | None:
         """The newest set as a WebSocket message, None while there is no model."""

@@ -7,8 +7,6 @@ forecasts waiting by asking often.
 from __future__ import annotations
 
 import asyncio
-import threading
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import Annotated, Any, Final, Literal
 
@@ -18,13 +16,13 @@ from pydantic import AwareDatetime, Field
 import daemon_schemas as schemas
 from daemon_answers import to_json
 from daemon_core import Daemon
+from daemon_explanations import Explainer
 from daemon_problems import RequestError, busy
 from daemon_schemas import Answer, problems
 from data_contract import MAX_NAME_LENGTH
 from forecast_loop import PredictionSet
 from model_listing import list_models
 
-_REMEMBERED_EXPLANATIONS: Final = 500
 _RELOAD_SECONDS: Final = 120.0
 
 Note = Callable[[Request, PredictionSet, dict[str, Any]], dict[str, str]]
@@ -156,7 +154,7 @@ class Reloaded(Answer):
 
 
 # ----------------------------------------------------------------------------------------------------------- the routes
-def fleet_routes(daemon: Daemon, note: Note) -> APIRouter:
+def fleet_routes(daemon: Daemon, explainer: Explainer, note: Note) -> APIRouter:
     """Make the routes.
 
     Parameters
@@ -166,7 +164,6 @@ def fleet_routes(daemon: Daemon, note: Note) -> APIRouter:
     """
     router = APIRouter()
     no_model = problems(s503="no model: there is no prediction, and the reason is told")
-    explainer = _Explainer(daemon)
 
     @router.get("/fleet/summary", response_model=FleetSummary, tags=["predictions"], responses=no_model)
     async def fleet_summary(request: Request) -> Response:
@@ -192,12 +189,7 @@ def fleet_routes(daemon: Daemon, note: Note) -> APIRouter:
     @router.get("/models", response_model=Models, tags=["operation"])
     def models() -> Response:
         """Models that lie beside the one that is served, and how good they were on time that they had not seen."""
-        status = daemon.status()
-        name = status["model"] and status["model"]["name"]
-        found = list_models(daemon.model_dir, name)
-        return _json(
-            {"served": status["model"], "refused": status["model_error"], "count": len(found), "models": found}
-        )
+        return _json(models_of(daemon))
 
     @router.post(
         "/models/reload",
@@ -234,31 +226,12 @@ def fleet_routes(daemon: Daemon, note: Note) -> APIRouter:
     return router
 
 
-class _Explainer:
-    """Makes explanations one at a time and remembers them as long as the forecasts stay."""
-
-    def __init__(self, daemon: Daemon) -> None:
-        self._daemon = daemon
-        self._at_work = threading.Lock()
-        self._known: OrderedDict[tuple[str, str], bytes] = OrderedDict()
-
-    def explain(self, published: PredictionSet, name: str) -> bytes:
-        key = (self._daemon.set_id(published), name)
-        found = self._known.get(key)
-        if found is not None:
-            return found
-        self._daemon.server_prediction(published, name)  # says why there is none, if there is none
-        if not self._at_work.acquire(timeout=1.0):
-            what = "Other forecasts are being explained."
-            raise busy(what, status=503, kind="busy", retry_after_seconds=1)
-        try:
-            content = to_json(self._daemon.explain(published, name))
-        finally:
-            self._at_work.release()
-        self._known[key] = content
-        while len(self._known) > _REMEMBERED_EXPLANATIONS:
-            self._known.popitem(last=False)
-        return content
+def models_of(daemon: Daemon) -> dict[str, Any]:
+    """Answer of /models."""
+    status = daemon.status()
+    name = status["model"] and status["model"]["name"]
+    found = list_models(daemon.model_dir, name)
+    return {"served": status["model"], "refused": status["model_error"], "count": len(found), "models": found}
 
 
 def _json(content: Any, headers: dict[str, str] | None = None) -> Response:

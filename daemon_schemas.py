@@ -359,6 +359,22 @@ class Status(Answer):
     settings: RiskSettings
 
 
+def body_schema(model: type[BaseModel]) -> dict[str, Any]:
+    """JSON schema of a body that a route reads by itself, without references, which would lead nowhere in OpenAPI."""
+    schema = model.model_json_schema()
+    parts = schema.pop("$defs", {})
+
+    def whole(node: Any) -> Any:
+        if isinstance(node, dict):
+            if "$ref" in node:
+                return whole(parts[node["$ref"].rpartition("/")[2]])
+            return {key: whole(value) for key, value in node.items()}
+        return [whole(each) for each in node] if isinstance(node, list) else node
+
+    found: dict[str, Any] = whole(schema)
+    return found
+
+
 def problems(**described: str) -> dict[int | str, dict[str, Any]]:
     """OpenAPI responses of the problems that a route may answer with, e.g. `problems(s503="no model")`."""
     content = {"application/problem+json": {"schema": Problem.model_json_schema()}}

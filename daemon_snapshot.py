@@ -17,17 +17,40 @@ import daemon_schemas as schemas
 from daemon_alert_routes import AlertHistory, Silences, past_alerts, silences_of
 from daemon_answers import to_json
 from daemon_core import MAX_HISTORY_HOURS, Daemon
+from daemon_explanations import Explainer
+from daemon_fleet_routes import ExplanationAnswer, Models, models_of
 from daemon_problems import RequestError, as_request_error, problem_content
+from daemon_scenario import Scenarios, ScenarioWish
 from daemon_schemas import Answer, problems
-from data_contract import MAX_NAME_LENGTH, ProductError
+from data_contract import MAX_NAME_LENGTH, METRIC_COLUMNS, ProductError
 from forecast_loop import PredictionSet
 
-PARTS: Final = ("status", "current", "alerts", "prediction", "history", "forecasts", "past_alerts", "silences")
+PARTS: Final = (
+    "status",
+    "current",
+    "alerts",
+    "prediction",
+    "history",
+    "forecasts",
+    "past_alerts",
+    "silences",
+    "series",
+    "reasons",
+    "models",
+    "scenario",
+)
 _OF_SERVER: Final = frozenset({"prediction", "history", "forecasts"})
 _DEFAULT_PARTS: Final = "status,current,alerts"
+MAX_SERVERS: Final = 50
+_REASONS_SECONDS: Final = 0.25  # for explanations that nobody has asked for yet; the next answer has more of them
 
 Horizon = Literal["30min", "1hr", "8hr"]
 Hours = Annotated[int, Query(ge=1, le=MAX_HISTORY_HOURS)]
+Until = Annotated[
+    AwareDatetime | None, Query(description="end of the hours; the fleet's newest step if left out or later")
+]
+Metric = Literal[METRIC_COLUMNS]  # type: ignore[valid-type]
+Name = Annotated[str, Field(max_length=MAX_NAME_LENGTH)]
 
 
 class PastQuantiles(Answer):
@@ -58,6 +81,23 @@ class PastForecasts(Answer):
     metrics: PastPaths
 
 
+class ServerSeries(Answer):
+    """One metric of a server, a value per step; null where nothing was measured or is forecast."""
+
+    metric: str
+    first_measured: AwareDatetime
+    measured: list[float | None]
+    first_forecast: AwareDatetime
+    forecast: schemas.QuantilePath | None
+
+
+class Series(Answer):
+    """One metric of several servers, by name; those without a forecast are left out."""
+
+    step_minutes: int
+    servers: dict[str, ServerSeries]
+
+
 class Parts(Answer):
     """What was asked for and could be given; `current` is null where the asker knows it."""
 
@@ -69,6 +109,10 @@ class Parts(Answer):
     forecasts: PastForecasts | None = None
     past_alerts: AlertHistory | None = None
     silences: Silences | None = None
+    series: Series | None = None
+    reasons: dict[str, ExplanationAnswer] | None = None
+    models: Models | None = None
+    scenario: ScenarioWish | None = None
 
 
 class Snapshot(Answer):
@@ -86,6 +130,8 @@ class Snapshot(Answer):
 
 def snapshot_routes(
     daemon: Daemon,
+    explainer: Explainer,
+    scenarios: Scenarios,
     status_of: Callable[[], dict[str, Any]],
     note: Callable[[Request, PredictionSet, dict[str, Any]], dict[str, str]],
 ) -> APIRouter:
@@ -106,9 +152,10 @@ def snapshot_routes(
         response_model=PastForecasts,
         responses=problems(s404="no such server", s422="a parameter is out of bounds"),
     )
-    def forecasts(server_name: str, horizon: Horizon = "1hr", hours: Hours = 24) -> Response:
+    def forecasts(server_name: str, horizon: Horizon = "1hr", hours: Hours = 24, until: Until = None) -> Response:
         """What had been forecast for one server's last hours, half an hour, an hour or eight before; null for gaps."""
-        return Response(to_json(daemon.past_forecasts(server_name, horizon, hours)), media_type="application/json")
+        content = to_json(daemon.past_forecasts(server_name, horizon, hours, until))
+        return Response(content, media_type="application/json")
 
     @router.get(
         "/snapshot",
@@ -120,7 +167,18 @@ def snapshot_routes(
         parts: Annotated[str, Query(max_length=200, description=f"some of {', '.join(PARTS)}")] = _DEFAULT_PARTS,
         server: Annotated[str | None, Query(max_length=MAX_NAME_LENGTH)] = None,
         hours: Hours = 24,
+        until: Until = None,
         horizon: Horizon = "1hr",
+        servers: Annotated[
+            list[Name] | None, Query(max_length=MAX_SERVERS, description="whose `series` and `reasons` are given")
+        ] = None,
+        metric: Annotated[
+            list[Metric] | None,
+            Query(
+                max_length=MAX_SERVERS,
+                description="of `series`: one for all servers, or one for each; that of its risk if left out",
+            ),
+        ] = None,
         known: Annotated[
             str | None,
             Query(max_length=64, description="`set` of an earlier answer: then `current` may be null"),
@@ -128,6 +186,8 @@ def snapshot_routes(
     ) -> Response:
         """Several answers at once, all of the same forecasts; what cannot be given is told in `problems`."""
         asked = _parts_of(parts, server)
+        named = list(dict.fromkeys(servers or ()))
+        metrics = _metrics_of(named, metric)
         published: PredictionSet | None = None
         reason: RequestError | None = None
         try:
@@ -155,10 +215,14 @@ def snapshot_routes(
             ),
             "alerts": lambda: of_set(lambda it: it.alerts.plain(head(it.alert_count))),
             "prediction": lambda: of_set(lambda it: daemon.server_prediction(it, name)[0]),
-            "history": lambda: to_json(daemon.history(name, hours)),
-            "forecasts": lambda: to_json(daemon.past_forecasts(name, horizon, hours)),
+            "history": lambda: to_json(daemon.history(name, hours, until)),
+            "forecasts": lambda: to_json(daemon.past_forecasts(name, horizon, hours, until)),
             "past_alerts": lambda: to_json(past_alerts(daemon, hours, server)),
             "silences": lambda: to_json(silences_of(daemon)),
+            "series": lambda: of_set(lambda it: to_json(daemon.series(it, metrics, hours))),
+            "reasons": lambda: of_set(lambda it: explainer.explain_some(it, named, _REASONS_SECONDS)),
+            "models": lambda: to_json(models_of(daemon)),
+            "scenario": lambda: to_json(scenarios.wish()),
         }
         if published is not None:
             headers = note(request, published, daemon.provenance(published))
@@ -197,3 +261,25 @@ def _parts_of(text: str, server: str | None) -> list[str]:
             "`server`, too.",
         )
     return asked
+
+
+def _metrics_of(servers: list[str], metrics: list[str] | None) -> dict[str, str | None]:
+    """Which metric of each server is asked for; None for that which its risk comes from.
+
+    Raises
+    ------
+    RequestError
+        422.
+    """
+    chosen: list[str | None] = [None] if metrics is None else [*metrics]
+    if len(chosen) == 1:
+        chosen *= len(servers)
+    if len(chosen) != len(servers):
+        raise RequestError(
+            422,
+            "invalid-request",
+            f"There are {len(servers)} servers and {len(chosen)} metrics.",
+            why="Which metric is meant for which server is not guessed.",
+            fix="Give `metric` once for all servers, once for each in their order, or not at all.",
+        )
+    return dict(zip(servers, chosen, strict=True))

@@ -6,10 +6,11 @@ or, worse, a green panel. Knows nothing of HTTP, pandas or Streamlit.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cache
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, cast
 
 from pydantic import AwareDatetime, Field, TypeAdapter, ValidationError
 from typing_extensions import NotRequired, TypedDict
@@ -95,6 +96,14 @@ class BreachTime(TypedDict):
     latest: AwareDatetime | None
 
 
+class Acknowledged(TypedDict):
+    """Who takes care of an alert."""
+
+    author: str
+    comment: str
+    at: AwareDatetime
+
+
 class Alert(TypedDict):
     """One open alert."""
 
@@ -109,6 +118,9 @@ class Alert(TypedDict):
     lead_time_minutes: Reading
     opened_at: AwareDatetime
     message: str
+    id: NotRequired[str]
+    acknowledged: NotRequired[Acknowledged | None]
+    silenced_by: NotRequired[list[str]]
 
 
 class AlertsAnswer(TypedDict):
@@ -191,6 +203,131 @@ class HistoryAnswer(TypedDict):
     states: list[str | None]
 
 
+class PastForecastsAnswer(TypedDict):
+    """`GET /forecasts/{server_name}`: what had been forecast for each step, null where nothing was."""
+
+    horizon: str
+    timestamps: list[AwareDatetime]
+    metrics: dict[str, QuantileSeries]
+
+
+class ServerSeries(TypedDict):
+    """One metric of a server, measured and forecast."""
+
+    metric: str
+    first_measured: AwareDatetime
+    measured: Series
+    first_forecast: AwareDatetime
+    forecast: QuantileSeries | None
+
+
+class SeriesAnswer(TypedDict):
+    """One metric of several servers, by name."""
+
+    step_minutes: float
+    servers: dict[str, ServerSeries]
+
+
+class AttendedHour(TypedDict):
+    """How much of a forecast's attention a past hour has."""
+
+    hours_before: float
+    share: float
+    measured: float
+
+
+class Attention(TypedDict):
+    """Where a forecast looked."""
+
+    past_hours: list[AttendedHour]
+    ahead: float
+    without_data: float
+
+
+class Reason(TypedDict):
+    """`GET /explain/{server_name}`: shares, the largest first."""
+
+    sentence: str
+    past: dict[str, float]
+    attention: Attention
+    anchors: dict[str, dict[str, dict[str, float]] | None]
+
+
+class PastAlert(TypedDict):
+    """An alert that is or was open."""
+
+    id: str
+    server_name: str
+    metric: str
+    threshold: float
+    highest_probability: float
+    opened_at: AwareDatetime
+    closed_at: AwareDatetime | None
+    acknowledged: Acknowledged | None
+    outcome: str | None
+
+
+class PastAlertsAnswer(TypedDict):
+    """`GET /alerts/history`, the last opened first."""
+
+    count: int
+    alerts: list[PastAlert]
+
+
+class Silence(TypedDict):
+    """Alerts of a server, a profile or a metric that are not sent for a while."""
+
+    id: str
+    server_name: str | None
+    profile: str | None
+    metric: str | None
+    author: str
+    comment: str
+    ends_at: AwareDatetime
+    state: str
+
+
+class SilencesAnswer(TypedDict):
+    """`GET /alerts/silences`."""
+
+    count: int
+    silences: list[Silence]
+
+
+class ListedModel(TypedDict):
+    """A model that lies beside the one that is served."""
+
+    name: str
+    served: bool
+    created_at: str | None
+    servers: float | None
+    validation: dict[str, Any] | None
+    problem: str | None
+
+
+class ModelsAnswer(TypedDict):
+    """`GET /models`."""
+
+    refused: dict[str, Any] | None
+    models: list[ListedModel]
+
+
+class ScenarioAnswer(TypedDict):
+    """`GET /scenario`: what a demo's fleet is to play; null before anybody asked."""
+
+    scenario: str | None
+
+
+class SnapshotAnswer(TypedDict):
+    """`GET /snapshot`: parts that are answers of their own, and why others are missing."""
+
+    parts: dict[str, Any]
+    problems: dict[str, Any]
+    set: str | None
+    data_age_seconds: NotRequired[Reading]
+    stale: NotRequired[bool | None]
+
+
 class OddAnswerError(ValueError):
     """An answer that does not look as the daemon's answers do; the text names the first field at fault."""
 
@@ -219,7 +356,13 @@ def check_answer(kind: Any, body: Any) -> Any:
         if len(set(names)) != len(names):
             raise OddAnswerError("`predictions`: a server is listed twice")
     series: list[tuple[str, list[Any], int]] = []
-    if kind is HistoryAnswer:
+    if kind is PastForecastsAnswer:
+        series = [
+            (f"{name}.{quantile}", values, len(answer["timestamps"]))
+            for name, quantiles in answer["metrics"].items()
+            for quantile, values in quantiles.items()
+        ]
+    elif kind is HistoryAnswer:
         series = [(name, values, len(answer["timestamps"])) for name, values in answer["metrics"].items() if values]
     elif kind is ServerAnswer:
         path = answer["path"]
@@ -275,22 +418,128 @@ class Answer:
     source: str = "GET"  # `demo` when nobody was asked
 
 
+PART_KINDS: Final[dict[str, Any]] = {
+    "status": StatusAnswer,
+    "current": CurrentAnswer,
+    "alerts": AlertsAnswer,
+    "prediction": ServerAnswer,
+    "history": HistoryAnswer,
+    "forecasts": PastForecastsAnswer,
+    "past_alerts": PastAlertsAnswer,
+    "silences": SilencesAnswer,
+    "series": SeriesAnswer,
+    "reasons": dict[str, Reason],
+    "models": ModelsAnswer,
+    "scenario": ScenarioAnswer,
+}
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What one look at the daemon asks for: parts of `GET /snapshot` and which server, hours and servers they are of.
+
+    `servers` are those of the parts `series` and `reasons`; `metrics` of `series` are one for all or one for each.
+    """
+
+    parts: tuple[str, ...]
+    server: str = ""
+    hours: int = 24
+    until: datetime | None = None
+    horizon: str = ""
+    servers: tuple[str, ...] = ()
+    metrics: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True)
 class Snapshot:
-    """All that one look at the daemon (or at the demo) yields for the fleet.
+    """All that one look at the daemon (or at the demo) yields.
 
-    `problem` is what keeps the panels from being drawn; `alerts_problem` concerns the alerts alone.
+    Attributes
+    ----------
+    parts : mapping
+        The answers that were asked for and could be had, by name.
+    part_problems : mapping
+        Why the others could not.
+    problem : Problem or None
+        What keeps all panels from being drawn.
+    set_id : str or None
+        Tells one set of forecasts from another.
+    scenario : str or None
+        Name of the demo scenario; None: real data.
     """
 
     address: str
     fetched_at: datetime
-    status: StatusAnswer | None = None
-    current: CurrentAnswer | None = None
-    alerts: AlertsAnswer | None = None
+    parts: Mapping[str, Any] = field(default_factory=dict)
+    part_problems: Mapping[str, Problem] = field(default_factory=dict)
     problem: Problem | None = None
-    alerts_problem: Problem | None = None
     answers: tuple[Answer, ...] = ()
-    scenario: str | None = None  # name of the demo scenario; None: real data
+    set_id: str | None = None
+    scenario: str | None = None
+
+    @property
+    def status(self) -> StatusAnswer | None:
+        """The daemon's status."""
+        return cast("StatusAnswer | None", self.parts.get("status"))
+
+    @property
+    def current(self) -> CurrentAnswer | None:
+        """The fleet's forecasts."""
+        return cast("CurrentAnswer | None", self.parts.get("current"))
+
+    @property
+    def alerts(self) -> list[Alert] | None:
+        """Open alerts; None where they were not asked for or could not be had."""
+        answer: AlertsAnswer | None = self.parts.get("alerts")
+        return None if answer is None else answer["alerts"]
+
+    @property
+    def past_alerts(self) -> list[PastAlert]:
+        """Alerts of the last hours, the last opened first."""
+        answer: PastAlertsAnswer | None = self.parts.get("past_alerts")
+        return [] if answer is None else answer["alerts"]
+
+    @property
+    def silences(self) -> list[Silence]:
+        """Silences that hold or will."""
+        answer: SilencesAnswer | None = self.parts.get("silences")
+        return [] if answer is None else answer["silences"]
+
+    @property
+    def prediction(self) -> ServerAnswer | None:
+        """Forecast of the server that was asked for."""
+        return cast("ServerAnswer | None", self.parts.get("prediction"))
+
+    @property
+    def history(self) -> HistoryAnswer | None:
+        """What was measured on that server."""
+        return cast("HistoryAnswer | None", self.parts.get("history"))
+
+    @property
+    def forecasts(self) -> PastForecastsAnswer | None:
+        """What had been forecast for it."""
+        return cast("PastForecastsAnswer | None", self.parts.get("forecasts"))
+
+    @property
+    def series(self) -> dict[str, ServerSeries]:
+        """One metric of several servers."""
+        answer: SeriesAnswer | None = self.parts.get("series")
+        return {} if answer is None else answer["servers"]
+
+    @property
+    def reasons(self) -> dict[str, Reason]:
+        """Explanations that are ready, by server."""
+        return cast("dict[str, Reason]", self.parts.get("reasons") or {})
+
+    @property
+    def models(self) -> ModelsAnswer | None:
+        """Models that there are."""
+        return cast("ModelsAnswer | None", self.parts.get("models"))
+
+    @property
+    def played(self) -> ScenarioAnswer | None:
+        """What the fleet of a demo's daemon plays; None of any other daemon."""
+        return cast("ScenarioAnswer | None", self.parts.get("scenario"))
 
     @property
     def condition(self) -> Condition:
@@ -307,18 +556,6 @@ class Snapshot:
         if self.current is not None and self.current["model"] is not None:
             return self.current["model"]
         return self.status["model"] if self.status is not None else None
-
-
-@dataclass(frozen=True)
-class Detail:
-    """One server's measured history and its forecast."""
-
-    server_name: str
-    prediction: ServerAnswer | None = None
-    history: HistoryAnswer | None = None
-    problem: Problem | None = None
-    history_problem: Problem | None = None
-    answers: tuple[Answer, ...] = ()
 
 
 def version_problem(status: StatusAnswer) -> Problem | None:

@@ -19,18 +19,7 @@ import numpy.typing as npt
 
 from common_utils import floor_to_step, iso_z
 from config import Settings
-from dashboard_answers import (
-    AlertsAnswer,
-    Answer,
-    CurrentAnswer,
-    Detail,
-    HistoryAnswer,
-    Problem,
-    ServerAnswer,
-    Snapshot,
-    StatusAnswer,
-    check_answer,
-)
+from dashboard_answers import PART_KINDS, Answer, Problem, Snapshot, Wanted, check_answer
 from data_contract import (
     CONTRACT_VERSION,
     DEFAULT_FLEET,
@@ -80,53 +69,82 @@ class _Server:
     hours_to_limit: float  # when the drift reaches the limit; negative: it has
 
 
-def demo_snapshot(scenario: str, live: Snapshot, settings: Settings) -> Snapshot:
-    """The fleet of a scenario, in place of the snapshot `live` that could not be had."""
+def demo_snapshot(scenario: str, live: Snapshot, wanted: Wanted, settings: Settings) -> Snapshot:
+    """What was asked for, of the fleet of a scenario, in place of the snapshot `live` that could not be had."""
     now = live.fetched_at
     origin = _origin(now)
-    records = [_record(server, origin, settings) for server in _fleet(scenario, settings)]
-    predictions = [{key: value for key, value in record.items() if key != "path"} for record in records]
+    servers = {server.name: server for server in _fleet(scenario, settings)}
+    records = [_record(server, origin, settings) for server in servers.values()]
     alerts = list(_alerts(records, origin, settings))
-    model = {"name": f"demo ({scenario})", "model_version": "none: demo data"}
     head = {
-        "model": model,
+        "model": {"name": f"demo ({scenario})", "model_version": "none: demo data"},
         "prediction_time": iso_z(origin),
         "generated_at": iso_z(now),
         "data_age_seconds": (now - origin).total_seconds(),
         "stale": False,
     }
-    bodies: dict[str, tuple[Any, dict[str, Any]]] = {
-        "/status": (StatusAnswer, _status(head, len(records), now, settings)),
-        "/predictions/current": (CurrentAnswer, {**head, "count": len(predictions), "predictions": predictions}),
-        "/alerts/active": (AlertsAnswer, {**head, "count": len(alerts), "alerts": alerts}),
+    bodies: dict[str, Any] = {
+        "status": _status(head, len(records), now, settings),
+        "current": {
+            **head,
+            "count": len(records),
+            "predictions": [{key: value for key, value in record.items() if key != "path"} for record in records],
+        },
+        "alerts": {**head, "count": len(alerts), "alerts": alerts},
+        "past_alerts": {"count": 0, "alerts": []},
+        "silences": {"count": 0, "silences": []},
+        "models": {"refused": None, "models": []},
+        "scenario": {"scenario": scenario},
+        "reasons": {},
+        "series": {
+            "step_minutes": STEP_MINUTES,
+            "servers": {
+                name: _series(servers[name], metric, wanted.hours, origin, settings)
+                for name, metric in _metrics_of(wanted)
+                if name in servers
+            },
+        },
     }
-    checked = {path: check_answer(kind, body) for path, (kind, body) in bodies.items()}
+    troubles: dict[str, Problem] = {}
+    for part in ("prediction", "history", "forecasts"):
+        if part not in wanted.parts:
+            continue
+        server = servers.get(wanted.server)
+        if server is None:
+            troubles[part] = Problem(
+                "not_found",
+                f"The demo fleet has no server named {shorten(wanted.server)}.",
+                "Demo servers are invented; yours appear when the daemon is back.",
+                "Choose one of the list.",
+            )
+        elif part == "forecasts":
+            troubles[part] = Problem(
+                "not_found",
+                "The demo has no past forecasts.",
+                "What was forecast then can only be told by a daemon that forecast it.",
+                "Start the daemon with `python main.py serve`.",
+            )
+        elif part == "prediction":
+            bodies[part] = _record(server, origin, settings)
+        else:
+            bodies[part] = _history(server, wanted.hours, origin, settings)
+    parts = {part: check_answer(PART_KINDS[part], bodies[part]) for part in wanted.parts if part in bodies}
     return Snapshot(
         address=live.address,
         fetched_at=now,
-        status=checked["/status"],
-        current=checked["/predictions/current"],
-        alerts=checked["/alerts/active"],
-        answers=(*live.answers, *(_answer(path, body) for path, (_, body) in bodies.items())),
+        parts=parts,
+        part_problems=troubles,
+        answers=(*live.answers, *(_answer(part, bodies[part]) for part in parts)),
+        set_id=f"demo-{scenario}-{iso_z(origin)}",
         scenario=scenario,
     )
 
 
-def demo_detail(scenario: str, server_name: str, hours: int, now: datetime, settings: Settings) -> Detail:
-    """Measured history and forecast of one server of a scenario."""
-    origin = _origin(now)
-    server = next((server for server in _fleet(scenario, settings) if server.name == server_name), None)
-    if server is None:
-        problem = Problem(
-            "not_found",
-            f"The demo fleet has no server named {shorten(server_name)}.",
-            "Demo servers are invented; yours appear when the daemon is back.",
-            "Choose one of the list.",
-        )
-        return Detail(server_name, problem=problem)
+def _history(server: _Server, hours: int, origin: datetime, settings: Settings) -> dict[str, Any]:
+    """One server in the form of `GET /history/{server_name}`."""
     steps = np.arange(-min(_HISTORY_STEPS, hours * 60 // STEP_MINUTES) + 1, 1)
     measured = _measured(server, steps, origin, settings)
-    history = {
+    return {
         "server_name": server.name,
         "profile": server.profile,
         "step_minutes": STEP_MINUTES,
@@ -137,16 +155,26 @@ def demo_detail(scenario: str, server_name: str, hours: int, now: datetime, sett
         },
         "states": _states(measured),
     }
-    record = _record(server, origin, settings)
-    return Detail(
-        server_name,
-        prediction=check_answer(ServerAnswer, record),
-        history=check_answer(HistoryAnswer, history),
-        answers=(
-            _answer(f"/predictions/{server_name}", record),
-            _answer(f"/history/{server_name}?hours={hours}", history),
-        ),
-    )
+
+
+def _metrics_of(wanted: Wanted) -> Iterator[tuple[str, str]]:
+    """Servers of the part `series` with the metric that is asked for; empty for the riskiest."""
+    for place, name in enumerate(wanted.servers):
+        metrics = wanted.metrics or ("",)
+        yield name, metrics[place if len(metrics) > 1 else 0]
+
+
+def _series(server: _Server, metric: str, hours: int, origin: datetime, settings: Settings) -> dict[str, Any]:
+    """One server of the part `series` of `GET /snapshot`."""
+    history, record = _history(server, hours, origin, settings), _record(server, origin, settings)
+    metric = metric or record["risk_metric"]
+    return {
+        "metric": metric,
+        "first_measured": history["timestamps"][0],
+        "measured": history["metrics"][metric] or [None] * len(history["timestamps"]),
+        "first_forecast": record["path"]["timestamps"][0],
+        "forecast": record["path"]["metrics"][metric],
+    }
 
 
 def _origin(now: datetime) -> datetime:
@@ -154,8 +182,8 @@ def _origin(now: datetime) -> datetime:
     return floor_to_step(now, STEP_MINUTES) - timedelta(minutes=STEP_MINUTES)
 
 
-def _answer(path: str, body: dict[str, Any]) -> Answer:
-    return Answer(path, None, body, 0.0, 0, source="demo")
+def _answer(part: str, body: Any) -> Answer:
+    return Answer(part, None, body, 0.0, 0, source="demo")
 
 
 def _fleet(scenario: str, settings: Settings) -> Iterator[_Server]:

@@ -1,4 +1,4 @@
-"""How a snapshot is drawn: one `render_…` function per panel and per state, over the shaped tables.
+"""How the page's head and the panels of the whole fleet are drawn: one `render_…` function per panel and per state.
 
 The markup lies in `dashboard_assets/`; its environment escapes all that comes from outside, so that a server's name or
 a message is shown as it is written. Knows nothing of HTTP.
@@ -8,31 +8,71 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, tzinfo
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import jinja2
 import markupsafe
-import pandas as pd
 import streamlit as st
 
+import dashboard_news as news
 import dashboard_shape as shape
+import dashboard_words as words
 from common_utils import iso_z
-from config import Settings
-from dashboard_answers import Answer, Condition, Detail, Problem, Snapshot
-from dashboard_chart import FanData, fan_chart
+from dashboard_answers import Condition, Problem, Snapshot
 from dashboard_demo import SCENARIO_NOTES
-from dashboard_shape import LEVELS, METRIC_BY_COLUMN, MOMENT_WORDS, MOMENTS, NOW, RISK, Fleet, Level, Limits
-from dashboard_view import DRIVER, PANELS, View
-from data_contract import METRICS, SERVED_QUANTILES
+from dashboard_history import main_reasons, moment_times
+from dashboard_shape import Fleet
+from dashboard_spark import spark
+from dashboard_view import DRIVER, View
+from dashboard_words import MOMENT_WORDS, MOMENTS, NOW, RISK, UTC, Level
+from data_contract import SERVED_QUANTILES
 from html_templates import template_environment
 
 _ASSETS: Final = Path(__file__).resolve().parent / "dashboard_assets"
 _DENSE_FROM: Final = 400  # servers in the heatmap from which cells carry no text
 _SHOWN_ALERTS: Final = 10
+_SHOWN_CHANGES: Final = 8
+_SHOWN_REASONS: Final = 2
 _SHADE_WORDS: Final = ("under 20 %", "20–40 %", "40–60 %", "60–80 %", "80–90 %", "90–100 %")
+_CHANGE_SHAPES: Final[dict[str, tuple[Level, str]]] = {
+    "opened": ("critical", "■"),
+    "worse": ("watch", "▲"),
+    "gone": ("unknown", "○"),
+    "closed": ("healthy", "●"),
+    "better": ("healthy", "▼"),
+    "new": ("unknown", "+"),
+}
+
+
+@dataclass(frozen=True)
+class Look:
+    """How one viewer sees the page: in whose time, and on a dark ground or not."""
+
+    zone: tzinfo = UTC
+    dark: bool = False
+
+    @classmethod
+    def of(cls, zone_name: str | None, *, dark: bool) -> Look:
+        """Look of a viewer whose browser names its zone; UTC where it names none that is known."""
+        try:
+            zone: tzinfo = ZoneInfo(zone_name) if zone_name else UTC
+        except (ZoneInfoNotFoundError, ValueError, OSError):
+            zone = UTC
+        return cls(UTC if zone_name in {"UTC", "Etc/UTC"} else zone, dark)
+
+    def zone_words(self, at: datetime) -> str:
+        """The zone's name and its distance from UTC."""
+        if self.zone is UTC:
+            return "UTC"
+        offset = at.astimezone(self.zone).strftime("%z")
+        return f"{self.zone} (UTC{offset[:3]}:{offset[3:]})"
+
 
 # Level and words of the connection badge
 _BADGES: Final[dict[Condition, tuple[Level, str]]] = {
@@ -54,29 +94,41 @@ _BADGES: Final[dict[Condition, tuple[Level, str]]] = {
 def _environment() -> jinja2.Environment:
     environment = template_environment(_ASSETS)
     environment.filters.update(
-        age=shape.age_text,
-        clock=shape.clock,
-        fact=_fact,
+        age=words.age_text,
+        clock=_clock,
+        fact=fact,
         iso=iso_z,
-        metric=shape.metric_text,
-        probability=shape.probability_text,
-        profile=shape.profile_text,
+        metric=words.metric_text,
+        probability=words.probability_text,
+        profile=words.profile_text,
         prose=_prose,
-        risk=shape.risk_text,
-        servers=shape.servers_text,
-        state=shape.state_text,
+        risk=words.risk_text,
+        servers=words.servers_text,
+        state=words.state_text,
         thousands=lambda number: f"{number:,}",
-        value=shape.value_text,
+        value=words.value_text,
     )
     environment.globals.update(
-        LEVELS=LEVELS,
-        LEVEL_SHAPES=shape.LEVEL_SHAPES,
-        LEVEL_WORDS=shape.LEVEL_WORDS,
+        CHANGE_SHAPES=_CHANGE_SHAPES,
+        LEVELS=words.LEVELS,
+        LEVEL_SHAPES=words.LEVEL_SHAPES,
+        LEVEL_WORDS=words.LEVEL_WORDS,
         MOMENTS=MOMENTS,
         MOMENT_WORDS=MOMENT_WORDS,
-        NOT_REPORTED=shape.NOT_REPORTED,
+        NOT_REPORTED=words.NOT_REPORTED,
     )
     return environment
+
+
+@jinja2.pass_context
+def _clock(context: jinja2.runtime.Context, moment: datetime | None, reference: datetime | None) -> markupsafe.Markup:
+    """A time in the viewer's zone, with its UTC value for whoever points at it."""
+    if moment is None:
+        return markupsafe.Markup("")
+    shown = words.clock(moment, reference, context["zone"])
+    return markupsafe.Markup('<time datetime="{}" title="{}">{}</time>').format(
+        iso_z(moment), words.clock(moment, None), shown
+    )
 
 
 def _prose(words: str) -> markupsafe.Markup:
@@ -84,8 +136,9 @@ def _prose(words: str) -> markupsafe.Markup:
     return markupsafe.Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(markupsafe.escape(words))))  # noqa: S704
 
 
-def _draw(template: str, **content: Any) -> None:
-    markup = _environment().get_template(f"{template}.html").render(**content)
+def draw(template: str, look: Look = Look(), **content: Any) -> None:
+    """Fill a template in and put it on the page."""
+    markup = _environment().get_template(f"{template}.html").render(zone=look.zone, **content)
     st.html(f'<div class="tf">{markup}</div>')
 
 
@@ -95,16 +148,17 @@ def render_style() -> None:
     st.html(f"<style>{(_ASSETS / 'style.css').read_text(encoding='utf-8')}</style>")
 
 
-def render_header(snapshot: Snapshot, refresh_seconds: float | None) -> None:
+def render_header(snapshot: Snapshot, refresh_seconds: float | None, look: Look) -> None:
     """The strip that every panel has: connection, model version, last forecast, age of the data, refresh rate."""
     demo = snapshot.scenario is not None
-    level, words = _BADGES["unreachable" if demo else snapshot.condition]
+    level, badge = badge_of(snapshot)
     told = snapshot.current or snapshot.status
     model = snapshot.model
-    _draw(
+    draw(
         "header",
+        look,
         badge_level=level,
-        badge_words=words,
+        badge_words=badge,
         demo=demo,
         model_version=model["model_version"] if model is not None else None,
         made=told["prediction_time"] if told is not None else None,
@@ -112,24 +166,31 @@ def render_header(snapshot: Snapshot, refresh_seconds: float | None) -> None:
         stale=snapshot.condition == "stale",
         refresh=refresh_text(refresh_seconds),
         asked=snapshot.fetched_at,
+        updated=snapshot.fetched_at.astimezone(look.zone).strftime("%H:%M:%S") + ("Z" if look.zone is UTC else ""),
+        zone_words=look.zone_words(snapshot.fetched_at),
     )
+
+
+def badge_of(snapshot: Snapshot) -> tuple[Level, str]:
+    """Level and words of the connection."""
+    return _BADGES["unreachable" if snapshot.scenario is not None else snapshot.condition]
 
 
 def refresh_text(seconds: float | None) -> str:
     """How often the page refreshes."""
     if seconds is None:
         return "paused"
-    return f"every {seconds:g} s" if seconds < 120 else f"every {shape.duration_text(seconds / 60)}"
+    return f"every {seconds:g} s" if seconds < 120 else f"every {words.duration_text(seconds / 60)}"
 
 
-def render_banner(snapshot: Snapshot, panel: str, live_problem: Problem | None) -> None:
+def render_banner(snapshot: Snapshot, panel_title: str, live_problem: Problem | None) -> None:
     """What must be known before anything below is believed: demo data, or data that is out of date."""
     if snapshot.scenario is not None or snapshot.condition == "stale":
-        _draw(
+        draw(
             "banner",
             scenario=snapshot.scenario,
             note=SCENARIO_NOTES.get(snapshot.scenario or "", ""),
-            panel=PANELS[panel],
+            panel=panel_title,
             reason=live_problem.what if live_problem is not None else "",
             age=snapshot.current["data_age_seconds"] if snapshot.current is not None else None,
         )
@@ -137,7 +198,7 @@ def render_banner(snapshot: Snapshot, panel: str, live_problem: Problem | None) 
 
 def render_problem(problem: Problem) -> None:
     """A page that says why nothing can be shown, and what to do about it."""
-    _draw("problem", problem=problem, severity=_BADGES[problem.condition][0])
+    draw("problem", problem=problem, severity=_BADGES[problem.condition][0])
 
 
 def render_empty() -> None:
@@ -153,49 +214,55 @@ def render_empty() -> None:
 
 
 # ------------------------------------------------------------------------------------------------------------ overview
-def fleet_of(snapshot: Snapshot) -> Fleet:
-    """Shaped tables of a snapshot that has forecasts."""
-    assert snapshot.current is not None and snapshot.status is not None
-    return shape.build_fleet(snapshot.current, Limits.from_settings(snapshot.status["settings"]))
-
-
-def render_overview(snapshot: Snapshot, view: View) -> None:
+def render_overview(snapshot: Snapshot, fleet: Fleet, view: View, look: Look) -> None:
     """Is the fleet well, who is next, when, and how sure: now and at the three horizons, by risk and by profile."""
-    fleet = fleet_of(snapshot)
-    alerts = None if snapshot.alerts is None else snapshot.alerts["alerts"]
-    _draw(
+    alerts = snapshot.alerts
+    draw(
         "overview",
+        look,
         view=view,
         limits=fleet.limits,
-        news=shape.headline(fleet, snapshot.alerts),
+        news=news.headline(fleet, alerts),
         now=fleet.prediction_time,
-        times=shape.moment_times(fleet.prediction_time),
+        times=moment_times(fleet.prediction_time),
         health=shape.health_by_moment(fleet),
         silent=shape.silent_servers(fleet),
         bins=shape.risk_distribution(fleet),
         without_risk=int(fleet.servers["risk"].isna().sum()),
         profiles=shape.health_by_profile(fleet),
-        alerts=None if alerts is None else shape.alerts_by_time(fleet, alerts),
+        alerts=None if alerts is None else news.alerts_by_time(fleet, alerts),
         shown_alerts=_SHOWN_ALERTS,
-        alerts_problem=snapshot.alerts_problem,
+        alerts_problem=snapshot.part_problems.get("alerts"),
+    )
+
+
+def render_changes(fleet: Fleet, view: View, look: Look, changes: Sequence[news.Change], since: datetime) -> None:
+    """What is otherwise than when the viewer last looked."""
+    draw(
+        "changes",
+        look,
+        view=view,
+        changes=changes,
+        shown_changes=_SHOWN_CHANGES,
+        since=since,
+        looked=view.since_time is not None,
+        now=fleet.prediction_time,
     )
 
 
 # ------------------------------------------------------------------------------------------------------------- heatmap
-def render_heatmap(snapshot: Snapshot, view: View) -> None:
+def render_heatmap(fleet: Fleet, view: View) -> None:
     """Every server a cell, grouped by profile; red cells catch the eye, the rest stays quiet."""
-    fleet = fleet_of(snapshot)
     is_risk = view.fill == RISK
     cells = shape.heat_cells(fleet, view.fill, view.at)
     cells["classes"] = [
         _cell_class(level, share, is_risk=is_risk) for level, share in zip(cells["level"], cells["share"], strict=True)
     ]
-    words = "Risk" if is_risk else shape.metric_text(view.fill)
-    _draw(
+    filled = "Risk" if is_risk else words.metric_text(view.fill)
+    draw(
         "heatmap",
         view=view,
-        metric=view.metric if is_risk else view.fill,
-        title=f"{words}, {MOMENT_WORDS[view.at].lower()}",
+        title=f"{filled}, {MOMENT_WORDS[view.at].lower()}",
         total=len(cells),
         is_risk=is_risk,
         steps=_SHADE_WORDS,
@@ -214,30 +281,48 @@ def _cell_class(level: str, share: float, *, is_risk: bool) -> str:
 
 
 # --------------------------------------------------------------------------------------------------------- top servers
-def render_top(snapshot: Snapshot, view: View) -> None:
-    """The worst servers first: which metric, how it goes on at the three horizons, and how sure that is."""
-    fleet = fleet_of(snapshot)
+def render_top(snapshot: Snapshot, fleet: Fleet, view: View, look: Look) -> None:
+    """The worst servers first: which metric, how it goes on at the three horizons, how sure that is, and why."""
     table = shape.top_servers(fleet, view.count, None if view.by == DRIVER else view.by)
-    alerts = shape.alerts_by_time(fleet, snapshot.alerts["alerts"] if snapshot.alerts is not None else [])
+    alerts = news.alerts_by_time(fleet, snapshot.alerts or [])
     due = {(row.alert["server_name"], row.alert["metric"]): row.due for row in alerts}
     rows = [
         {
             **row,
-            "limit": "" if math.isnan(row["threshold"]) else shape.value_text(row["threshold"], str(row["metric"])),
+            "limit": "" if math.isnan(row["threshold"]) else words.value_text(row["threshold"], str(row["metric"])),
             "due": due.get((str(row["server_name"]), str(row["metric"])), ""),
             "cells": [_range_cell(row, moment) for moment in MOMENTS],
+            "spark": _spark_of(snapshot, str(row["server_name"]), row["metric"], float(row["threshold"]), look),
+            "reasons": _reasons_of(snapshot, str(row["server_name"])),
         }
         for row in table.to_dict("records")
     ]
-    _draw(
+    draw(
         "top",
+        look,
         view=view,
-        by="each server's riskiest metric" if view.by == DRIVER else shape.metric_text(view.by),
+        by="each server's riskiest metric" if view.by == DRIVER else words.metric_text(view.by),
         rows=rows,
         total=len(fleet.servers),
         now=fleet.prediction_time,
-        times=shape.moment_times(fleet.prediction_time),
+        times=moment_times(fleet.prediction_time),
     )
+
+
+def _spark_of(snapshot: Snapshot, name: str, metric: object, threshold: float, look: Look) -> str:
+    series = snapshot.series.get(name)
+    if series is None or series["metric"] != metric or series["forecast"] is None:
+        return ""
+    path = series["forecast"]
+    limit = None if math.isnan(threshold) else threshold
+    return spark(series["measured"], path["p10"], path["p50"], path["p90"], limit, dark=look.dark)
+
+
+def _reasons_of(snapshot: Snapshot, name: str) -> str:
+    reason = snapshot.reasons.get(name)
+    if reason is None:
+        return ""
+    return ", ".join(f"{title} {share:.0%}".replace("%", " %") for title, share in main_reasons(reason, _SHOWN_REASONS))
 
 
 def _range_cell(row: Mapping[Any, Any], moment: str) -> dict[str, Any]:
@@ -254,9 +339,9 @@ def _range_cell(row: Mapping[Any, Any], moment: str) -> dict[str, Any]:
 
     return {
         "moment": moment,
-        "text": shape.value_text(middle, metric),
+        "text": words.value_text(middle, metric),
         "over": middle > threshold,
-        "range": "measured" if moment == NOW else shape.range_text(low, high, metric),
+        "range": "measured" if moment == NOW else words.range_text(low, high, metric),
         "bar": {
             "left": percent(low),
             "width": 0 if moment == NOW else percent(high - low),
@@ -266,129 +351,7 @@ def _range_cell(row: Mapping[Any, Any], moment: str) -> dict[str, Any]:
     }
 
 
-# ---------------------------------------------------------------------------------------------------------- historical
-def render_historical(snapshot: Snapshot, detail: Detail, view: View, *, dark: bool) -> None:
-    """One server: what was measured, where it goes, and how sure that is."""
-    prediction, history = detail.prediction, detail.history
-    if prediction is None and detail.problem is not None:
-        render_problem(detail.problem)
-    if detail.history_problem is not None and detail.problem is None:
-        render_problem(detail.history_problem)
-    known = prediction or history
-    if known is None:
-        return
-    fleet = fleet_of(snapshot)
-    metric = METRIC_BY_COLUMN[view.metric]
-    threshold = fleet.limits.threshold(metric.column, known["profile"])
-    path = shape.path_frame(prediction, metric.column)
-    measured = shape.history_frame(history, metric.column)
-    reported = not path.empty or bool(measured["value"].notna().any())
-    now = prediction["prediction_time"] if prediction is not None else fleet.prediction_time
-    risk = prediction["risks"][metric.column] if prediction is not None else None  # type: ignore[literal-required]
-    readings = shape.server_readings(prediction, metric.column) if prediction is not None else {}
-    _draw(
-        "historical",
-        name=detail.server_name,
-        profile=known["profile"],
-        prediction=prediction,
-        metric=metric.column,
-        risk=risk,
-        risk_level=fleet.limits.level(risk),
-        reported=reported,
-        threshold=threshold,
-        cells=[
-            {
-                "moment": moment,
-                "text": shape.value_text(middle, metric.column),
-                "over": middle is not None and middle > threshold,
-                "range": "measured" if moment == NOW else shape.range_text(low, high, metric.column),
-            }
-            for moment, (low, middle, high) in readings.items()
-        ],
-        now=now,
-        times=shape.moment_times(now),
-    )
-    if not reported:
-        return
-    figure = fan_chart(FanData(measured, path, now, threshold, metric.unit), dark=dark)
-    with st.container(key="chart"):
-        st.plotly_chart(figure, key="fan", config={"displaylogo": False, "displayModeBar": False})
-        st.caption(_chart_note(measured))
-
-
-def _chart_note(measured: pd.DataFrame) -> str:
-    note = "Times are UTC. The band reaches from p10 to p90: eight of ten outcomes should fall into it."
-    gaps = int(measured["value"].isna().sum())
-    return f"{note} {gaps:,} of {len(measured):,} steps were not measured and stay empty." if gaps else note
-
-
-# ------------------------------------------------------------------------------------------------------------ advanced
-def render_advanced(snapshot: Snapshot, settings: Settings, refresh_seconds: float | None) -> None:
-    """Connection, model, daemon and settings in figures, for those who run the system."""
-    demo = snapshot.scenario is not None
-    cards: dict[str, dict[str, Any]] = {
-        "Connection": {
-            "Daemon": snapshot.address,
-            "State": _BADGES["unreachable" if demo else snapshot.condition][1] + (", demo data" if demo else ""),
-            "Asked at": iso_z(snapshot.fetched_at.replace(microsecond=0)),
-            "Refresh": refresh_text(refresh_seconds),
-            "Waits for an answer": f"{settings.request_timeout_seconds:g} s at most",
-        }
-    }
-    status = snapshot.status
-    if status is not None:
-        model, error = status["model"], status["model_error"] or {}
-        cards["Model"] = (
-            {key: error[key] for key in ("what", "why", "fix") if key in error}
-            if model is None
-            else {
-                "Name": model["name"],
-                "Model version": model["model_version"],
-                "Contract version": model["contract_version"],
-                "Trained": iso_z(model["trained_at"]) if model["trained_at"] else None,
-                "Servers it knows": model["known_servers"],
-                "Profiles": [shape.profile_text(profile) for profile in model["profiles"]],
-            }
-        )
-    if status is not None and not demo:
-        names = [str(name) for name in status["unknown_servers"].get("names", [])]
-        cards["Daemon"] = {
-            "Version": status["version"],
-            "Started": iso_z(status["started_at"].replace(microsecond=0)),
-            "Up for": shape.duration_text(status["uptime_seconds"] / 60),
-            "Servers": status["servers"],
-            "New to the model": status["unknown_servers"].get("count"),
-            **({"Their names": names[:5] + (["…"] if len(names) > 5 else [])} if names else {}),
-            **{f"History {key}": value for key, value in status["history"].items()},
-        }
-        cards["Forecasts"] = status["forecasts"]
-        cards["Ingest"] = status["ingest"]
-    if status is not None:
-        cards["Risk settings"] = _risk_facts(Limits.from_settings(status["settings"]))
-        cards["Risk settings"]["Stale after"] = f"{status['settings']['stale_after_minutes']:g} min"
-    _draw("advanced", cards=cards)
-
-
-def render_requests(answers: tuple[Answer, ...]) -> None:
-    """The requests of this refresh, for debugging."""
-    _draw("requests", answers=answers)
-
-
-def _risk_facts(limits: Limits) -> dict[str, Any]:
-    facts: dict[str, Any] = {"Green below": limits.yellow, "Red above": limits.red}
-    for metric in METRICS:
-        column = metric.column
-        others = [
-            f"{shape.profile_text(profile)} {shape.value_text(values[column], column)}"
-            for profile, values in limits.by_profile.items()
-            if column in values
-        ]
-        usual = shape.value_text(limits.critical.get(column), column)
-        facts[f"{metric.label} limit"] = usual + (f" ({', '.join(others)})" if others else "")
-    return facts
-
-
-def _fact(value: Any) -> str:
+def fact(value: Any) -> str:
     """Any JSON value in words."""
     if value is None:
         return "none"
@@ -399,7 +362,7 @@ def _fact(value: Any) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, dict):
-        return ", ".join(f"{key}: {_fact(item)}" for key, item in value.items()) or "none"
+        return ", ".join(f"{key}: {fact(item)}" for key, item in value.items()) or "none"
     if isinstance(value, list):
-        return ", ".join(_fact(item) for item in value) or "none"
+        return ", ".join(fact(item) for item in value) or "none"
     return str(value)

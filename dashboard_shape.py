@@ -1,4 +1,4 @@
-"""How the daemon's answers become the tables and sentences of the panels.
+"""How the daemon's answers become the tables of the panels: the fleet, its levels, its cells and its worst servers.
 
 Pure pandas: no HTTP, no Streamlit, no clock.
 """
@@ -8,59 +8,30 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
-from typing import Any, Final, Literal
+from datetime import datetime, tzinfo
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from dashboard_answers import (
-    Alert,
-    AlertsAnswer,
-    CurrentAnswer,
-    HistoryAnswer,
-    MetricReadings,
-    Prediction,
-    RiskSettings,
-    ServerAnswer,
+from dashboard_answers import CurrentAnswer, MetricReadings, Prediction, RiskSettings
+from dashboard_words import (
+    LEVEL_WORDS,
+    LEVELS,
+    MOMENTS,
+    NOT_REPORTED,
+    NOW,
+    OFF_STATES,
+    RISK,
+    UTC,
+    WORST,
+    Level,
+    clock,
+    range_text,
+    risk_text,
+    value_text,
 )
-from data_contract import HORIZONS, METRIC_COLUMNS, METRICS, SERVED_QUANTILES, STEP_MINUTES, Metric
-
-Level = Literal["healthy", "watch", "critical", "unknown"]
-LEVELS: Final[tuple[Level, ...]] = ("critical", "watch", "healthy", "unknown")  # worst first
-LEVEL_WORDS: Final[dict[Level, str]] = {
-    "critical": "Critical",
-    "watch": "Watch",
-    "healthy": "Healthy",
-    "unknown": "No data",
-}
-LEVEL_SHAPES: Final[dict[Level, str]] = {"critical": "■", "watch": "▲", "healthy": "●", "unknown": "○"}
-
-NOW: Final = "now"
-WORST: Final = "worst"
-MOMENTS: Final[tuple[str, ...]] = (NOW, *HORIZONS)
-MOMENT_WORDS: Final[dict[str, str]] = {
-    NOW: "Now",
-    "30min": "In 30 min",
-    "1hr": "In 1 h",
-    "8hr": "In 8 h",
-    WORST: "Worst within 8 h",
-}
-METRIC_BY_COLUMN: Final[dict[str, Metric]] = {metric.column: metric for metric in METRICS}
-RISK: Final = "risk"
-NOT_REPORTED: Final = "not reported"
-OFF_STATES: Final = frozenset({"offline", "maintenance"})
-
-PROFILE_WORDS: Final[dict[str, str]] = {
-    "ml_compute": "ML compute",
-    "database": "Database",
-    "web_api": "Web API",
-    "conductor_mgmt": "Conductor",
-    "data_ingest": "Data ingest",
-    "risk_analytics": "Risk analytics",
-    "generic": "Generic",
-}
+from data_contract import HORIZONS, METRIC_COLUMNS, SERVED_QUANTILES
 
 
 # -------------------------------------------------------------------------------------------------------------- limits
@@ -125,12 +96,19 @@ class Fleet:
         p50, p90 (all three the measured value at `now`), threshold, probability of being above it. NaN: not reported.
     prediction_time : datetime or None
         Start of the last step that the forecasts have seen.
+    zone : tzinfo
+        In which times are put in words.
     """
 
     servers: pd.DataFrame
     readings: pd.DataFrame
     prediction_time: datetime | None
     limits: Limits
+    zone: tzinfo = UTC
+
+    def clock(self, moment: datetime | None) -> str:
+        """A time in words, with its date where it is not that of the forecasts."""
+        return clock(moment, self.prediction_time, self.zone)
 
 
 def build_fleet(answer: CurrentAnswer, limits: Limits) -> Fleet:
@@ -282,139 +260,6 @@ def risk_distribution(fleet: Fleet) -> list[RiskBin]:
     ]
 
 
-# ------------------------------------------------------------------------------------------------------------ headline
-@dataclass(frozen=True)
-class Headline:
-    """The fleet in one sentence, who is critical now, and the next trouble.
-
-    Attributes
-    ----------
-    now : tuple of (server name, words)
-        The worst few of those that are critical now, with what they measure.
-    now_count : int
-        All of them.
-    """
-
-    level: Level
-    text: str
-    now: tuple[tuple[str, str], ...]
-    now_count: int
-    silent_count: int
-    next: str = ""
-    next_server: str | None = None
-
-
-def headline(fleet: Fleet, alerts: AlertsAnswer | None, most: int = 3) -> Headline:
-    """What a person must know in five seconds: is the fleet well, who is in trouble, when, and how sure."""
-    servers = fleet.servers
-    counts = count_levels(servers["level"])
-    total = len(servers)
-    troubled = servers[servers["critical_now"]].sort_values("risk", ascending=False)
-    level: Level
-    if counts["critical"]:
-        when = "likely to exceed a limit within 8 hours"
-        if len(troubled):
-            when = "critical now" + (f" or {when}" if len(troubled) < counts["critical"] else "")
-        level, text = "critical", f"{counts['critical']} of {servers_text(total)} {when}"
-    elif counts["watch"]:
-        level, text = "watch", f"{counts['watch']} of {servers_text(total)} to watch in the next 8 hours"
-    elif counts["healthy"]:
-        everyone = (
-            servers_text(total) if counts["healthy"] == total else f"{counts['healthy']} of {servers_text(total)}"
-        )
-        level, text = "healthy", f"{everyone} expected to stay within their limits for 8 hours"
-    else:
-        level, text = "unknown", f"None of {servers_text(total)} reports enough to be forecast"
-    first = next_alert(fleet, alerts["alerts"] if alerts is not None else [])
-    return Headline(
-        level,
-        text,
-        tuple((str(row.server_name), now_text(fleet, row)) for row in troubled.head(most).itertuples()),
-        len(troubled),
-        int(servers["last_seen"].notna().sum()),
-        "" if first is None else alert_sentence(first, fleet.prediction_time),
-        None if first is None else first["server_name"],
-    )
-
-
-def now_text(fleet: Fleet, server: Any) -> str:
-    """What makes a row of `Fleet.servers` critical now: the metric and its value, or the reported state."""
-    metric = server.over_metric
-    if not isinstance(metric, str):
-        return f"state {state_text(server.state)}"
-    readings = fleet.readings
-    here = (
-        (readings["server_name"] == server.server_name) & (readings["metric"] == metric) & (readings["moment"] == NOW)
-    )
-    return f"{metric_text(metric)} {value_text(float(readings.loc[here, 'p50'].iloc[0]), metric)}"
-
-
-def next_alert(fleet: Fleet, alerts: list[Alert]) -> Alert | None:
-    """The alert whose breach is expected first, among those that are not over the limit already."""
-    over = over_limit_now(fleet)
-    ahead = [alert for alert in alerts if _due(alert) and (alert["server_name"], alert["metric"]) not in over]
-    return min(ahead, key=_due_order, default=None)
-
-
-def over_limit_now(fleet: Fleet) -> set[tuple[str, str]]:
-    """Servers and metrics whose last measured value is above the threshold."""
-    measured = fleet.readings[(fleet.readings["moment"] == NOW) & (fleet.readings["probability"] == 1.0)]
-    return set(zip(measured["server_name"], measured["metric"], strict=True))
-
-
-@dataclass(frozen=True)
-class AlertRow:
-    """One alert as it is listed; `due` says in words when the breach is expected."""
-
-    alert: Alert
-    due: str
-
-
-def alerts_by_time(fleet: Fleet, alerts: list[Alert]) -> list[AlertRow]:
-    """The alerts in the order in which they hurt: what is over its limit already, then by the expected breach."""
-    over = over_limit_now(fleet)
-    rows = []
-    for alert in sorted(alerts, key=_due_order):
-        already = (alert["server_name"], alert["metric"]) in over
-        rows.append(
-            (not already, AlertRow(alert, "over the limit now" if already else due_text(alert, fleet.prediction_time)))
-        )
-    return [row for _, row in sorted(rows, key=lambda item: item[0])]
-
-
-def _due(alert: Alert) -> datetime | None:
-    times = alert["breach_time"]
-    return times["median"] or times["earliest"] or times["latest"]
-
-
-def _due_order(alert: Alert) -> tuple[datetime, float]:
-    due = _due(alert)
-    return (due or datetime.max.replace(tzinfo=timezone.utc), -alert["probability"])
-
-
-def alert_sentence(alert: Alert, reference: datetime | None) -> str:
-    """One alert in words, without the server's name."""
-    metric = METRIC_BY_COLUMN.get(alert["metric"])
-    label = metric.label if metric else alert["metric"]
-    limit = value_text(alert["threshold"], alert["metric"])
-    return f"{label} above {limit} {due_text(alert, reference)}, {probability_text(alert['probability'])} likely."
-
-
-def due_text(alert: Alert, reference: datetime | None) -> str:
-    """When the breach is expected, with the lead time and how early or late it may be."""
-    times = alert["breach_time"]
-    due = _due(alert)
-    if due is None:
-        return "within 8 h"
-    lead = alert["lead_time_minutes"]
-    spoken = f"at {clock(due, reference)}"
-    if lead is not None:
-        spoken += f" (in {duration_text(lead)})" if lead >= 1 else " (now)"
-    if times["earliest"] and times["earliest"] != due:
-        spoken += f", at the earliest {clock(times['earliest'], reference)}"
-    return spoken
-
-
 # ------------------------------------------------------------------------------------------------------------- heatmap
 def heat_cells(fleet: Fleet, fill: str, moment: str) -> pd.DataFrame:
     """One row per server, in profile and name order: what its cell says and how it is coloured.
@@ -459,7 +304,7 @@ def heat_cells(fleet: Fleet, fill: str, moment: str) -> pd.DataFrame:
         ]
     for row in cells.index[cells["last_seen"].notna()]:
         cells.loc[row, "text"] = "silent"
-        cells.loc[row, "spoken"] = f"silent since {clock(cells.loc[row, 'last_seen'], fleet.prediction_time)}"
+        cells.loc[row, "spoken"] = f"silent since {fleet.clock(cells.loc[row, 'last_seen'])}"
     return cells.sort_values(["profile", "server_name"], ignore_index=True)
 
 
@@ -523,122 +368,3 @@ def top_servers(fleet: Fleet, count: int, metric: str | None = None) -> pd.DataF
                 row["threshold"] = found["threshold"]
         rows.append(row)
     return pd.DataFrame(rows)
-
-
-# ---------------------------------------------------------------------------------------------------------- historical
-def server_readings(prediction: Prediction, metric: str) -> dict[str, tuple[float | None, float | None, float | None]]:
-    """p10, p50 and p90 of one metric at every moment; all three are the measured value now."""
-    measured = prediction["current"][metric]  # type: ignore[literal-required]
-    readings = {NOW: (measured, measured, measured)}
-    for horizon in HORIZONS:
-        low, middle, high = (
-            prediction["quantiles"][quantile][horizon][metric]  # type: ignore[literal-required]
-            for quantile in SERVED_QUANTILES
-        )
-        readings[horizon] = (low, middle, high)
-    return readings
-
-
-def history_frame(history: HistoryAnswer | None, metric: str) -> pd.DataFrame:
-    """Measured values of one metric: columns time and value, NaN where there is a gap or nothing is reported."""
-    times = [] if history is None else history["timestamps"]
-    values = None if history is None else history["metrics"].get(metric)
-    return pd.DataFrame(
-        {"time": pd.to_datetime(times, utc=True), "value": pd.Series(values or [None] * len(times), dtype=float)}
-    )
-
-
-def path_frame(prediction: ServerAnswer | None, metric: str) -> pd.DataFrame:
-    """Forecast of one metric, step by step: columns time, p10, p50, p90; no rows when it is not reported."""
-    path = prediction["path"] if prediction is not None else None
-    quantiles = path["metrics"].get(metric) if path is not None else None
-    times = path["timestamps"] if path is not None and quantiles is not None else []
-    columns = {name: () if quantiles is None else quantiles[name] for name in SERVED_QUANTILES}  # type: ignore[literal-required]
-    return pd.DataFrame({"time": pd.to_datetime(times, utc=True), **columns}).astype(dict.fromkeys(columns, float))
-
-
-def moment_times(prediction_time: datetime | None) -> dict[str, datetime | None]:
-    """UTC times that the moments stand for."""
-    return {
-        moment: None if prediction_time is None else prediction_time + timedelta(minutes=STEP_MINUTES * steps)
-        for moment, steps in ((NOW, 0), *HORIZONS.items())
-    }
-
-
-# ---------------------------------------------------------------------------------------------------------------- words
-def servers_text(count: int) -> str:
-    """`1 server`, `90 servers`."""
-    return f"{count:,} server" if count == 1 else f"{count:,} servers"
-
-
-def number_text(value: float) -> str:
-    """A number as people read it: whole from 10 on, one digit after the point below."""
-    return f"{value:,.0f}" if abs(value) >= 9.95 else f"{value:.1f}"
-
-
-def value_text(value: float | None, metric: str) -> str:
-    """A reading with its unit; `not reported` where there is none, never 0."""
-    if value is None or math.isnan(value):
-        return NOT_REPORTED
-    unit = METRIC_BY_COLUMN[metric].unit if metric in METRIC_BY_COLUMN else ""
-    return f"{number_text(value)} {unit}".rstrip()
-
-
-def range_text(low: float | None, high: float | None, metric: str) -> str:
-    """The p10–p90 range with its unit."""
-    if low is None or high is None or math.isnan(low) or math.isnan(high):
-        return ""
-    return f"{number_text(low)}–{value_text(high, metric)}"
-
-
-def risk_text(risk: float | None) -> str:
-    """A risk with two digits."""
-    return "–" if risk is None or math.isnan(risk) else f"{risk:.2f}"
-
-
-def probability_text(probability: float) -> str:
-    """A probability in whole percent; never a certainty that a model cannot have."""
-    return f"{min(99, max(1, round(probability * 100)))} %"
-
-
-def profile_text(profile: str) -> str:
-    """A profile's name for people."""
-    return PROFILE_WORDS.get(profile, profile)
-
-
-def state_text(state: str | None) -> str:
-    """A state's name for people."""
-    return state.replace("_", " ") if state else NOT_REPORTED
-
-
-def metric_text(metric: str | None) -> str:
-    """A metric's name for people."""
-    return METRIC_BY_COLUMN[metric].label if metric in METRIC_BY_COLUMN else (metric or "–")
-
-
-def duration_text(minutes: float) -> str:
-    """`35 min`, `2 h 10 min`, `3 days`."""
-    whole = round(minutes)
-    if whole < 1:
-        return "under 1 min"
-    if whole < 60:
-        return f"{whole} min"
-    if whole < 48 * 60:
-        hours, rest = divmod(whole, 60)
-        return f"{hours} h {rest} min" if rest else f"{hours} h"
-    return f"{whole // (24 * 60):,} days"
-
-
-def clock(moment: datetime | None, reference: datetime | None) -> str:
-    """UTC time of day, `14:20Z`; with its date where that is not the reference's."""
-    if moment is None:
-        return ""
-    moment = moment.astimezone(timezone.utc)
-    if reference is not None and reference.astimezone(timezone.utc).date() == moment.date():
-        return f"{moment:%H:%M}Z"
-    return f"{moment:%Y-%m-%d %H:%M}Z"
-
-
-def age_text(seconds: float | None) -> str:
-    """How old the newest data is."""
-    return "unknown" if seconds is None else duration_text(seconds / 60)

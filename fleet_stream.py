@@ -1,7 +1,8 @@
 """How a generated fleet lives on: its rows beyond the end of the file, posted to the daemon as time goes by.
 
 A row is posted until the daemon has acknowledged it, and then never again; a daemon that is away is waited for. No
-timestamp is ahead of the clock. Knows nothing of models, and of the daemon only `POST /ingest`.
+timestamp is ahead of the clock. Knows nothing of models, and of the daemon only `POST /ingest` and, of a demo's,
+`GET /scenario`.
 """
 
 from __future__ import annotations
@@ -54,7 +55,8 @@ class StreamEvent:
     Attributes
     ----------
     kind : str
-        `started`, `posted`, `rejected`, `away` (once per outage), `back` or `stopped`.
+        `started`, `posted`, `rejected`, `away` (once per outage), `back`, `scenario` (another one was asked for) or
+        `stopped`.
     message : str
         One sentence for a person.
     timestamp : datetime or None
@@ -141,8 +143,9 @@ def stream(
     speed : float
         Times real time, 1 or more.
     scenario : {"healthy", "degrading", "critical"}
-        From the beginning of the stream on, more and more servers are driven above 95 % CPU: half of the fleet
-        within six hours, or 40 % of it within half an hour.
+        What the fleet plays until a demo's daemon asks for something else (`POST /scenario/…`). From its beginning
+        on, more and more servers are driven above 95 % CPU: half of the fleet within six hours, or 40 % of it within
+        half an hour.
     hours : float, optional
         Stop after so many hours of the fleet's time, the warm-up not counted.
     on_event : callable, optional
@@ -178,7 +181,6 @@ def stream(
     since = max(options.begin, begin - timedelta(hours=warmup_hours))
     until = None if hours is None else begin + timedelta(hours=hours)
     pressures = scenario_pressure(scenario, begin, live=True)
-    tables = fleet_tables(options, since, until, pressures)
     tell = on_event or (lambda _: None)
     tell(
         StreamEvent("started", f"{options.servers} servers, {scenario}, from {iso_z(since)} on, to {url}", since, 0),
@@ -186,8 +188,20 @@ def stream(
     result = StreamResult()
     try:
         with _Poster(url, tell, result, headers or {}) as poster:
-            for steps in _when_due(_steps(tables), begin, speed):
-                poster.post(steps)
+            started = utc_now()
+            following: datetime | None = since
+            while following is not None:
+                tables = fleet_tables(options, following, until, pressures)
+                following = None
+                for steps in _when_due(_steps(tables), begin, speed, started):
+                    first = steps[0].moment
+                    wish = poster.wish() if first >= begin else None
+                    if wish is not None and wish != scenario:
+                        scenario, following = wish, first
+                        pressures = scenario_pressure(scenario, first, live=True)
+                        tell(StreamEvent("scenario", f"The fleet plays {scenario} from {iso_z(first)} on.", first))
+                        break
+                    poster.post(steps)
     except KeyboardInterrupt:
         result.interrupted = True
     reached = "nothing was posted" if result.newest is None else f"all rows up to {iso_z(result.newest)} are stored"
@@ -206,9 +220,8 @@ class _Step:
     rows: list[Row]
 
 
-def _when_due(steps: Iterator[_Step], begin: datetime, speed: float) -> Iterator[list[_Step]]:
+def _when_due(steps: Iterator[_Step], begin: datetime, speed: float, started: datetime) -> Iterator[list[_Step]]:
     """Hand out the steps when their time has come, several at once where it is past, as many as a request holds."""
-    started = utc_now()
     waiting: list[_Step] = []
     rows = 0
     for step in steps:
@@ -260,9 +273,11 @@ class _Poster:
     def __init__(self, url: str, tell: OnEvent, result: StreamResult, headers: Mapping[str, str]) -> None:
         self._headers = dict(headers)
         self._url = f"{url.rstrip('/')}/ingest"
+        self._wish_url = f"{url.rstrip('/')}/scenario"
         self._tell = tell
         self._result = result
         self._outage = False
+        self._asks = True  # whether the daemon may have wishes
 
     def __enter__(self) -> _Poster:
         import httpx2
@@ -272,6 +287,20 @@ class _Poster:
 
     def __exit__(self, *_: object) -> None:
         self._client.close()
+
+    def wish(self) -> Scenario | None:
+        """Scenario that somebody asked a demo's daemon for; None without one, and of every other daemon."""
+        import httpx2
+
+        if not self._asks:
+            return None
+        try:
+            response = self._client.get(self._wish_url)
+            self._asks = response.status_code in {200, 429, 503}
+            asked = response.json()["scenario"] if response.status_code == 200 else None
+        except (httpx2.TransportError, httpx2.InvalidURL, ValueError, KeyError, TypeError):
+            return None
+        return next((known for known in get_args(Scenario) if known == asked), None)
 
     def post(self, steps: list[_Step]) -> None:
         """Post steps, in several requests if one would be too large, and note what the daemon said."""

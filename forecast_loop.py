@@ -349,7 +349,7 @@ class ForecastLoop:
 
     def _refuse(self, error: ProductError) -> None:
         parts = error.as_dict()
-        for path in (self._model_dir.resolve(), self._model_dir):  # clients learn the folder's name, not its place
+        for path in (real_path(self._model_dir), self._model_dir):  # clients learn the folder's name, not its place
             parts = {part: text.replace(str(path), path.name or "the folder") for part, text in parts.items()}
         self.model_error = ModelFolderError(**parts)
         log.warning("model refused", reason=error.what, still_serving=self.model and self.model.name)
@@ -473,9 +473,14 @@ def _no_model() -> ModelFolderError:
     )
 
 
+def real_path(path: Path) -> Path:
+    """Where a path leads; unlike `Path.resolve`, also for a link to itself, which leads nowhere."""
+    return Path(os.path.realpath(path))
+
+
 def _fingerprint(model_dir: Path) -> object:
     """What changes when another model lies at `model_dir`: cheap to ask, without reading the files."""
-    marks: list[object] = [str(model_dir.resolve())]
+    marks: list[object] = [str(real_path(model_dir))]
     for name in MODEL_FILES:
         try:
             stat = (model_dir / name).stat()

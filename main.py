@@ -118,10 +118,40 @@ ModelDir = Annotated[
     Path | None, typer.Option("--model-dir", help="Model folder.", show_default="models_dir/latest, ./models/latest/")
 ]
 OutDir = Annotated[
-    Path | None, typer.Option("--out_dir", help="Folder to write to.", show_default="setting data_dir, ./training/")
+    Path | None,
+    typer.Option("--out_dir", "--out-dir", help="Folder to write to.", show_default="setting data_dir, ./training/"),
 ]
 
 TIME_FORMATS = ["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%SZ"]
+
+
+def _show_versions(asked: bool) -> None:
+    if asked:
+        from tft_status import versions
+
+        print(*(f"{name} {number}" for name, number in versions().items()), sep="\n")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            callback=_show_versions,
+            is_eager=True,
+            help="Show the versions of the product, the contract, the models, Python and torch.",
+        ),
+    ] = False,
+    config: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Settings file.", show_default="TFT_CONFIG_FILE, tft.toml")
+    ] = None,
+) -> None:
+    """Options that stand before the command."""
+    del version  # told by its callback
+    if config is not None:
+        os.environ["TFT_CONFIG_FILE"] = str(config)
 
 
 # ------------------------------------------------------------------------------------------------------------- commands
@@ -143,6 +173,43 @@ def status(as_json: Json = False) -> None:
         show_json(found)
     else:
         show_status(found, _stdout())
+
+
+@command(
+    "doctor",
+    "Docs/OPERATIONS.md",
+    "python main.py doctor",
+    "python main.py doctor installation data",
+    "python main.py doctor daemon --json",
+    "python main.py doctor model --fix",
+)
+def doctor(
+    sections: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="SECTION…", help="installation, settings, data, model, daemon, dashboard; all without."),
+    ] = None,
+    fix: Annotated[
+        bool, typer.Option("--fix", help="Mend what can be mended without losing anything; say what was done.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Find what is wrong here, say why it matters and which command mends it; exit 1 if there are problems.
+
+    What is not there yet, such as a model, is a problem only if its section is named.
+    """
+    from doctor import examine, sections_named, show_diagnosis
+
+    try:
+        chosen = sections_named(sections or ())
+    except ValueError as error:
+        raise typer.BadParameter(f"{error}.", param_hint="SECTION…") from None
+    found = examine(chosen, repair=fix)
+    if as_json:
+        show_json(found.as_dict())
+    else:
+        show_diagnosis(found, _stdout())
+    if not found.is_well:
+        raise typer.Exit(1)
 
 
 @command(
@@ -168,11 +235,21 @@ def generate(
     ] = None,
     offline_mode: Annotated[
         Literal["dense", "sparse"],
-        typer.Option("--offline_mode", help="Servers that are down: rows with state `offline`, or no rows at all."),
+        typer.Option(
+            "--offline_mode",
+            "--offline-mode",
+            help="Servers that are down: rows with state `offline`, or no rows at all.",
+        ),
     ] = "dense",
     out_dir: Annotated[
         Path | None,
-        typer.Option("--out_dir", "--output", help="Folder to write to.", show_default="setting data_dir, ./training/"),
+        typer.Option(
+            "--out_dir",
+            "--out-dir",
+            "--output",
+            help="Folder to write to.",
+            show_default="setting data_dir, ./training/",
+        ),
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Same seed, same fleet.", show_default="setting seed")] = None,
     interval: Annotated[
@@ -213,7 +290,8 @@ def generate(
         float, typer.Option(min=1, help="Times real time; above 1 the stream begins up to a day back (--stream).")
     ] = 1.0,
     warmup_hours: Annotated[
-        float, typer.Option("--warmup_hours", min=0, help="Hours of the past posted first (--stream).")
+        float,
+        typer.Option("--warmup_hours", "--warmup-hours", min=0, help="Hours of the past posted first (--stream)."),
     ] = 48.0,
     as_json: Json = False,
 ) -> None:
@@ -1090,6 +1168,22 @@ def demo(
     from tft_demo import run_demo
 
     run_demo(_settings(), _stdout(), port=port, dashboard_port=dashboard_port, check=check)
+
+
+@command(
+    "completion",
+    "Docs/CLI.md",
+    'eval "$(python main.py completion bash)"',
+    "python main.py completion fish | source",
+)
+def completion(
+    shell: Annotated[Literal["bash", "zsh", "fish"], typer.Argument(help="Shell that shall run the script.")],
+) -> None:
+    """Print a script by which a shell completes commands, options and their choices after `python main.py`."""
+    from cli_completion import completion_script
+    from cli_words import commands_of
+
+    print(completion_script(shell, list(commands_of(typer.main.get_command(app)))), end="")
 
 
 # -------------------------------------------------------------------------------------------------------------- showing

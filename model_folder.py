@@ -18,7 +18,7 @@ from typing import Any
 import numpy.typing as npt
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 from torch import Tensor
 
 from breach_reader import PREFIX, BreachReader
@@ -189,7 +189,8 @@ def load_model(model_dir: str | os.PathLike[str]) -> LoadedModel:
         expected_mb = sum(tensor.nbytes for tensor in network.state_dict().values()) / 1e6
         if _is_larger(folder / MODEL_WEIGHTS, expected_mb + _MAX_HEADER_MB):
             raise _unusable(folder, [f"{MODEL_WEIGHTS} is larger than its {expected_mb:.1f} MB of weights can be"])
-        weights = load_file(folder / MODEL_WEIGHTS)
+        # Read, not mapped: a file that is cut while it is mapped would end the process
+        weights = load((folder / MODEL_WEIGHTS).read_bytes())
         of_reader = {key: weights.pop(key).numpy() for key in list(weights) if key.startswith(PREFIX)}
     except (SafetensorError, OSError, TypeError, ValueError, RuntimeError, AssertionError) as error:
         raise _unusable(folder, [f"{MODEL_WEIGHTS} or {MODEL_CONFIG} cannot be used ({error})"]) from error

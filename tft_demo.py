@@ -84,7 +84,7 @@ def run_demo(
             model, trained = prepare_model(settings, fleet, children, console)
             tell(model.name, made=trained)
         with _stage(console, "Daemon") as tell:
-            children.start("daemon", daemon_command(settings, daemon_port))
+            children.start("daemon", daemon_command(settings, daemon_port), {"TFT_DEMO_SCENARIOS": "true"})
             _wait(children, lambda: _answers(f"{daemon_url}/readyz"), FORECAST_SECONDS, "the daemon")
             tell(daemon_url)
         with _stage(console, "Live replay") as tell:

@@ -37,14 +37,18 @@ from daemon_alert_routes import alert_routes
 from daemon_answers import ReadyAnswer, accepts_gzip, to_json
 from daemon_arrow import ARROW_STREAM
 from daemon_connections import ConnectionLimits, guarded
-from daemon_core import MAX_HISTORY_HOURS, Daemon, require_rows
+from daemon_core import Daemon, require_rows
+from daemon_discovery import discovery_routes
+from daemon_examples import add_examples
+from daemon_explanations import Explainer
 from daemon_fleet_routes import fleet_routes
 from daemon_gate import Gate, Limits
 from daemon_metrics import DaemonMetrics
 from daemon_policy import describe
 from daemon_problems import DAEMON_DOCUMENT, RequestError, install_problem_handlers
+from daemon_scenario import Scenarios, scenario_routes
 from daemon_schemas import problems
-from daemon_snapshot import snapshot_routes
+from daemon_snapshot import Hours, Until, snapshot_routes
 from daemon_write_routes import write_routes
 from data_contract import VALID_PROFILES, DaemonError, ProductError
 from fleet_summary import MAX_CURSOR, CursorError
@@ -109,8 +113,12 @@ def create_app(settings: Settings, model_dir: Path, data: Path | None = None, ke
     install_problem_handlers(app)
     app.include_router(daemon_docs.router)
     app.include_router(alert_routes(daemon))
-    app.include_router(snapshot_routes(daemon, status, _note))
-    app.include_router(fleet_routes(daemon, _note))
+    explainer = Explainer(daemon)
+    scenarios = Scenarios(is_demo=settings.demo_scenarios)
+    app.include_router(snapshot_routes(daemon, explainer, scenarios, status, _note))
+    app.include_router(fleet_routes(daemon, explainer, _note))
+    app.include_router(discovery_routes(settings.public_url))
+    app.include_router(scenario_routes(scenarios))
     app.include_router(write_routes(daemon))
     _add_operation_routes(app, daemon, status, metrics)
     _add_prediction_routes(app, daemon)
@@ -131,12 +139,14 @@ def open_keys(settings: Settings) -> KeyRing:
 
 
 def _describe_policy(app: FastAPI) -> None:
-    """Have the OpenAPI description say who may use which route."""
+    """Have the OpenAPI description say who may use which route, and how its answers look."""
     plain = app.openapi
 
     def described() -> dict[str, Any]:
         if app.openapi_schema is None:
-            describe(plain())  # which keeps what it gives
+            described_so_far = plain()  # which keeps what it gives
+            describe(described_so_far)
+            add_examples(described_so_far)
         assert app.openapi_schema is not None
         return app.openapi_schema
 
@@ -263,14 +273,14 @@ def _add_data_routes(app: FastAPI, daemon: Daemon) -> None:
         tags=["data"],
         responses=problems(s404="no such server", s422="hours out of bounds"),
     )
-    def history(server_name: str, hours: Annotated[int, Query(ge=1, le=MAX_HISTORY_HOURS)] = 24) -> Response:
+    def history(server_name: str, hours: Hours = 24, until: Until = None) -> Response:
         """What was measured on one server in the last hours, averaged over 5-minute steps; null for gaps."""
-        return _json(daemon.history(server_name, hours))
+        return _json(daemon.history(server_name, hours, until))
 
     body = {
         "required": True,
         "content": {
-            "application/json": {"schema": schemas.IngestRequest.model_json_schema()},
+            "application/json": {"schema": schemas.body_schema(schemas.IngestRequest)},
             ARROW_STREAM: {"schema": {"type": "string", "format": "binary"}},
         },
     }

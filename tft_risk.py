@@ -25,6 +25,7 @@ from fleet_grid import FleetGrid, step_of, time_of
 from forecast import Forecast
 from risk_calibration import RiskCalibration
 
+_LATELY_STEPS = 3  # a metric that was not measured for longer is not known to be above its threshold
 _RECORDS_AT_ONCE = 250  # turned into Python's numbers in one go, which keeps all other threads waiting
 _DIGITS = 3  # decimals of served values: finer than any monitoring measures
 
@@ -125,9 +126,11 @@ def raw_risk(
 def risk_of(
     forecast: Forecast, thresholds: npt.NDArray[np.float64], by_step: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.float64]:
-    """Probability that each metric crosses its threshold within the horizon, (n_servers, n_metrics).
+    """Probability that each metric is above its threshold at some step of the horizon, (n_servers, n_metrics).
 
-    Calibrated where the model brings a calibration, else the raw risk.
+    Calibrated where the model brings a calibration, else the raw risk. What a calibration says is how likely a metric
+    rises above its threshold; of one that is above it already it knows nothing. There the quantiles themselves tell how
+    likely it stays there: a server that is in trouble and is forecast to remain so has a risk near 1.
 
     Parameters
     ----------
@@ -137,7 +140,20 @@ def risk_of(
     calibration = forecast.calibration
     if calibration is None:
         return raw_risk(forecast, thresholds, by_step, None)
-    return calibration.probability(raw_risk(forecast, thresholds, by_step, calibration.reader))
+    rising = calibration.probability(raw_risk(forecast, thresholds, by_step, calibration.reader))
+    staying: npt.NDArray[np.float64] = by_step.max(axis=1)
+    return np.where(above_now(forecast, thresholds), np.fmax(rising, staying), rising)
+
+
+def above_now(forecast: Forecast, thresholds: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+    """Which metrics were above their threshold when they were last measured, if that was lately."""
+    above = np.zeros(thresholds.shape, dtype=np.bool_)
+    if forecast.recent is None:
+        return above
+    for step in range(max(0, forecast.recent.shape[1] - _LATELY_STEPS), forecast.recent.shape[1]):
+        values = forecast.recent[:, step]  # the newest comes last and decides
+        above = np.where(np.isfinite(values), values > thresholds, above)
+    return above
 
 
 def policy_of(forecast: Forecast, settings: Settings) -> AlertPolicy:

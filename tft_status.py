@@ -5,7 +5,9 @@ Knows files by their JSON and services by HTTP: no pandas, no torch, so that the
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +18,29 @@ from rich.table import Table
 
 from common_utils import read_json
 from config import Settings, key_headers
-from data_contract import CONTRACT_VERSION, DATA_FILE, DATA_INFO, MODEL_FILES, TRAINING_INFO
+from data_contract import CONTRACT_VERSION, DATA_FILE, DATA_INFO, MODEL_FILES, MODEL_VERSION, TRAINING_INFO
 
 MODEL_KEYS: tuple[str, ...] = ("model_version", "contract_version", "created_at", "validation_loss")
 
 # A daemon on this machine answers in milliseconds; one that does not answer at once is not going to be waited for.
 PATIENCE_SECONDS = 0.5
+
+
+def versions() -> dict[str, str]:
+    """Versions of the product, the data contract, the model generation, Python and torch, without importing torch."""
+    from daemon_schemas import PRODUCT_VERSION
+
+    try:
+        torch = version("torch")
+    except PackageNotFoundError:
+        torch = "not installed"
+    return {
+        "product": PRODUCT_VERSION,
+        "contract": CONTRACT_VERSION,
+        "model": MODEL_VERSION,
+        "python": platform.python_version(),
+        "torch": torch,
+    }
 
 
 def read_status(settings: Settings) -> dict[str, Any]:

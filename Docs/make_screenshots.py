@@ -1,7 +1,7 @@
 """Take the pictures of the documents: `python Docs/make_screenshots.py URL OUT_DIR [light|dark]`.
 
-Five panels, desktop and phone. Needs playwright and Chromium; the dashboard must be running at URL, whose query (such
-as `?demo=critical`) is kept.
+Five panels and the page of the worst server, desktop and phone. Needs playwright and Chromium; the dashboard must be
+running at URL, whose query (such as `?demo=critical`) is kept.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ PANELS = {  # panel → name of its picture
     "top": "top_servers",
     "historical": "historical",
     "advanced": "advanced",
+    "server": "server",
 }
 SIZES = {"": (1280, 860), "_phone": (390, 844)}
 CHROMIUM = "/usr/bin/chromium"
@@ -36,7 +37,7 @@ def take(browser: Browser, url: str, out_dir: Path, scheme: Literal["light", "da
             query = urlencode({**dict(parse_qsl(parts.query)), "panel": panel})
             page.goto(urlunsplit(parts._replace(query=query)))
             page.wait_for_selector(".tf-strip")
-            if panel == "historical":
+            if panel in {"historical", "server"}:
                 page.wait_for_selector(".js-plotly-plot .main-svg")
             page.wait_for_timeout(1_500)
             tall = page.evaluate("document.querySelector('.stMainBlockContainer').scrollHeight")

@@ -7,6 +7,8 @@ bring about every state that a real daemon can be in.
 from __future__ import annotations
 
 import copy
+import hashlib
+import json
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import Any
@@ -156,7 +158,10 @@ class RecordedDaemon:
             "data_age_seconds": 130.0,
             "stale": False,
         }
+        self.set_id: str | None = None  # none: every answer is another set
         self.requests: list[str] = []
+        self.headers: dict[str, str] = {}  # of every answer
+        self.bodies: list[Any] = []  # of what was posted
         self.answers: dict[str, tuple[int, Any]] = {
             "/status": (200, status_body(head, len(FLEET))),
             "/predictions/current": (200, {**head, "count": len(FLEET), "predictions": predictions}),
@@ -168,9 +173,13 @@ class RecordedDaemon:
         for each in FLEET:
             record = {**prediction(each), "path": _path(each.readings)}
             self.answers[f"/predictions/{each.name}"] = (200, record)
-            for hours in (6, 24, 72):
+            for hours in (6, 24, 72, 168, 720):
                 self.answers[f"/history/{each.name}?hours={hours}"] = (200, _history(each, hours))
-        self.app = Starlette(routes=[Route("/{path:path}", self._answer)])
+            self.answers[f"/explain/{each.name}"] = (200, REASON)
+        self.answers["/alerts/history"] = (200, {"count": 1, "alerts": [PAST_ALERT]})
+        self.answers["/alerts/silences"] = (200, {"count": 0, "silences": []})
+        self.answers["/models"] = (200, MODELS)
+        self.app = Starlette(routes=[Route("/{path:path}", self._answer, methods=["GET", "POST", "DELETE"])])
 
     def body(self, path: str) -> Any:
         """A copy of an answer, to be changed and recorded again."""
@@ -179,11 +188,115 @@ class RecordedDaemon:
     async def _answer(self, request: Request) -> Response:
         path = unquote(request.url.path) + (f"?{request.url.query}" if request.url.query else "")
         self.requests.append(path)
+        if request.method != "GET":
+            self.requests[-1] = f"{request.method} {path}"
+            content = await request.body()
+            self.bodies.append(json.loads(content) if content else None)
+            status, body = self.answers.get(f"{request.method} {path}", (201, {}))
+            return JSONResponse(body, status)
         status, body = self.answers.get(path, (404, problem(404, f"There is no {path}.")))
+        if request.url.path == "/snapshot":
+            status, body = self.answers.get("/snapshot", (200, self._snapshot(request)))
         if isinstance(body, str):
-            return Response(body, status, media_type="text/html")
+            return Response(body, status, self.headers, media_type="text/html")
         media_type = "application/json" if status == 200 else "application/problem+json"
-        return JSONResponse(body, status, media_type=media_type)
+        return JSONResponse(body, status, self.headers, media_type=media_type)
+
+    def _snapshot(self, request: Request) -> dict[str, Any]:
+        """`GET /snapshot`, put together from the recorded answers of the parts' own routes, as the daemon does."""
+        query = request.query_params
+        server, hours = query.get("server", ""), query.get("hours", "24")
+        of_server = f"/{server}?hours={hours}"
+        paths = {
+            "status": "/status",
+            "current": "/predictions/current",
+            "alerts": "/alerts/active",
+            "prediction": f"/predictions/{server}",
+            "history": f"/history{of_server}",
+            "forecasts": f"/forecasts{of_server}&horizon={query.get('horizon', '1hr')}",
+            "past_alerts": "/alerts/history",
+            "silences": "/alerts/silences",
+            "models": "/models",
+            "scenario": "/scenario",
+        }
+        parts: dict[str, Any] = {}
+        problems: dict[str, Any] = {}
+        for part in query["parts"].split(","):
+            if part == "series":
+                parts[part] = {"step_minutes": 5, "servers": self._series(query, int(hours))}
+                continue
+            if part == "reasons":
+                found = {name: self.answers.get(f"/explain/{name}") for name in query.getlist("servers")}
+                parts[part] = {name: each[1] for name, each in found.items() if each is not None and each[0] == 200}
+                continue
+            path = paths[part]
+            status, body = self.answers.get(path, (404, problem(404, f"There is no {path.partition('?')[0]}.")))
+            (parts if status == 200 else problems)[part] = body
+        current = parts.get("current")
+        head = current if isinstance(current, dict) else {}
+        return {
+            "parts": parts,
+            "problems": problems,
+            "set": self.set_id,
+            "stale": head.get("stale"),
+            "data_age_seconds": head.get("data_age_seconds"),
+        }
+
+    def _series(self, query: Any, hours: int) -> dict[str, Any]:
+        found = {}
+        metrics = query.getlist("metric") or [None]
+        for place, name in enumerate(query.getlist("servers")):
+            status, record = self.answers.get(f"/predictions/{name}", (404, None))
+            if status != 200 or record is None:
+                continue
+            history = _history(next(each for each in FLEET if each.name == name), hours)
+            metric = metrics[place if len(metrics) > 1 else 0] or record["risk_metric"]
+            found[name] = {
+                "metric": metric,
+                "first_measured": history["timestamps"][0],
+                "measured": history["metrics"][metric],
+                "first_forecast": record["path"]["timestamps"][0],
+                "forecast": record["path"]["metrics"][metric],
+            }
+        return found
+
+
+REASON = {
+    "sentence": "Of the past, the forecast reads mostly CPU of the last hours (41 %).",
+    "past": {"CPU of the last hours": 0.41, "time of day": 0.33, "usual level of CPU": 0.26},
+    "attention": {
+        "past_hours": [{"hours_before": hour, "share": 0.8 / 2**hour, "measured": 1.0} for hour in range(1, 25)],
+        "ahead": 0.1,
+        "without_data": 0.0,
+    },
+    "anchors": {},
+}
+PAST_ALERT = {
+    "id": "0c1d",
+    "server_name": "ppdb001",
+    "metric": "mem_pct",
+    "threshold": 97.0,
+    "highest_probability": 0.9,
+    "opened_at": iso(ORIGIN - timedelta(hours=3)),
+    "closed_at": iso(ORIGIN - timedelta(minutes=20)),
+    "acknowledged": None,
+    "outcome": "false",
+}
+MODELS = {
+    "served": None,
+    "refused": None,
+    "count": 1,
+    "models": [
+        {
+            "name": "tft_model_20260105_120000",
+            "served": True,
+            "created_at": "2026-01-05T12:00:00Z",
+            "servers": 4,
+            "validation": {"cpu_pct": {"mae": 3.0, "mae_last_value": 4.0, "coverage": 0.79}},
+            "problem": None,
+        }
+    ],
+}
 
 
 def alert(
@@ -201,6 +314,9 @@ def alert(
         "breach_time": {"earliest": iso(due - timedelta(minutes=5)), "median": iso(due), "latest": None},
         "lead_time_minutes": minutes,
         "opened_at": iso(ORIGIN),
+        "id": hashlib.sha256(f"{name} {metric}".encode()).hexdigest()[:16],
+        "acknowledged": None,
+        "silenced_by": [],
         "message": f"{name}: {metric} is expected above {threshold}.",
     }
 

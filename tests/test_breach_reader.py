@@ -27,7 +27,7 @@ from risk_calibration import RiskCalibration, RiskMap
 from tft_features import QUANTILES
 from tft_forecaster import Forecaster
 from tft_model import NetworkConfig
-from tft_risk import assess, breach_probability, raw_risk, thresholds_of
+from tft_risk import AlertBook, above_now, assess, breach_probability, raw_risk, risk_of, thresholds_of
 
 SETTINGS = load_settings()
 N_METRICS = len(METRIC_COLUMNS)
@@ -221,6 +221,37 @@ def test_a_trained_reader_tells_climbs_that_go_on_from_those_that_fall_back() ->
                 risks[goes_on].append(float(calibration.probability(raw)[0, 0]))
     assert len(risks[True]) > 3 and len(risks[False]) > 3
     assert np.mean(risks[True]) > 0.75 and np.mean(risks[True]) > np.mean(risks[False]) + 0.3
+
+
+def test_a_metric_that_is_above_its_threshold_and_stays_there_is_a_risk_whatever_a_calibration_says(
+    fleet_frame: pd.DataFrame, tiny_model_dir: Path
+) -> None:
+    forecast = Forecaster.load(tiny_model_dir).predict(fleet_frame)
+    assert forecast.recent is not None
+    never = (RiskMap((0.0, 1.0), (0.01, 0.02)),) * N_METRICS  # the calibration of a reader that sees no breach at all
+    forecast = replace(forecast, calibration=RiskCalibration(never, AlertPolicy(0.6, 0.3), {}))
+    limits = thresholds_of(forecast, SETTINGS)
+    values, recent = forecast.values.copy(), forecast.recent.copy()
+    recent[:, -RECENT_STEPS:] = 10.0
+    values[:, :, 0] = 97.0 + np.linspace(-0.5, 0.5, values.shape[-1], dtype=np.float32)
+    recent[0, -1, 0] = recent[1, -3, 0] = 98.0  # the second was last measured 10 minutes before the newest step
+    recent[1, -2:, 0] = np.nan
+    recent[2, -3, 0], recent[2, -1, 0] = 98.0, 40.0  # the third is below again
+    recent[3, -4, 0] = 98.0  # the fourth is not known to be anything
+    recent[3, -3:, 0] = np.nan
+    stuck = replace(forecast, values=values, recent=recent)
+    assert above_now(stuck, limits)[:4, 0].tolist() == [True, True, False, False]
+    risks = [risk.risks["cpu_pct"] for risk in assess(stuck, SETTINGS)[:4]]
+    assert risks[0] == risks[1] == pytest.approx(0.99) and max(risks[2] or 0, risks[3] or 0) < 0.03
+    book = AlertBook(SETTINGS)
+    for _ in range(2):
+        book.update(stuck)
+    assert {alert["server_name"] for alert in book.active()} == set(stuck.server_names[:2])
+    calm = values.copy()
+    calm[:, :, 0] = 20.0 + np.linspace(-0.5, 0.5, values.shape[-1], dtype=np.float32)
+    recovering = replace(stuck, values=calm)
+    below = risk_of(recovering, limits, breach_probability(recovering, limits))
+    assert below[0, 0] < 0.03  # it is forecast to be well in the next step
 
 
 def test_a_model_folder_keeps_the_reader_with_its_weights_and_refuses_half_of_it(

@@ -22,7 +22,7 @@ from daemon_gate import Gate
 from daemon_policy import POLICY, STREAM_PROTOCOL, UNMATCHED, place_of
 from tft_inference import create_app
 
-SAMPLES = {"{server_name:path}": "rack 7/b", "{asset}": "start.js"}
+SAMPLES = {"{server_name:path}": "rack 7/b", "{asset}": "start.js", "{name}": "healthy"}
 
 
 def sample(template: str) -> str:

@@ -33,7 +33,8 @@ from websockets.sync.client import connect
 import daemon_schemas as schemas
 from api_keys import create_key, revoke_key
 from common_utils import floor_to_step, utc_now
-from dashboard_fetch import fetch_snapshot, open_client
+from dashboard_answers import Wanted
+from dashboard_fetch import Connection, fetch_snapshot, open_client
 from data_contract import MODEL_FILES, TIMESTAMP
 from history_store import HistoryStore
 
@@ -404,7 +405,7 @@ def test_keys_are_asked_for_rotated_and_never_written_down(tmp_path: Path) -> No
 
         for key, kind in ((reader, "no_model"), (wrong, "unauthorised")):
             with open_client(process.url, 30.0, SecretStr(key)) as dashboard:
-                problem = fetch_snapshot(dashboard, process.url, with_alerts=False).problem
+                problem = fetch_snapshot(Connection(dashboard, process.url), Wanted(("status", "current"))).problem
             assert problem is not None and problem.condition == kind
         fleet = ("--servers", "2", "--out_dir", "fleet")
         assert run_main(tmp_path, "generate", *fleet, "--hours", "24").returncode == 0

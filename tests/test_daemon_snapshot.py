@@ -29,7 +29,12 @@ STEP = timedelta(minutes=STEP_MINUTES)
 @pytest.fixture
 def quick(settings: Settings, tmp_path: Path) -> Settings:
     return settings.model_copy(
-        update={"history_dir": tmp_path / "history", "daemon_settle_seconds": 0.05, "rate_limit_per_second": 100_000}
+        update={
+            "history_dir": tmp_path / "history",
+            "daemon_settle_seconds": 0.05,
+            "rate_limit_per_second": 100_000,
+            "demo_scenarios": True,
+        }
     )
 
 
@@ -41,7 +46,8 @@ def client(quick: Settings, tiny_model_dir: Path) -> Iterator[TestClient]:
 
 
 def test_all_parts_come_at_once_and_are_those_of_their_own_routes(client: TestClient) -> None:
-    answer = client.get("/snapshot", params={"parts": ",".join(PARTS), "server": NAME, "hours": 6})
+    wanted = {"parts": ",".join(PARTS), "server": NAME, "hours": 6, "servers": [NAME, "nobody"], "metric": "mem_pct"}
+    answer = client.get("/snapshot", params=wanted)
     assert answer.status_code == 200
     body = answer.json()
     Snapshot.model_validate(body)
@@ -51,6 +57,15 @@ def test_all_parts_come_at_once_and_are_those_of_their_own_routes(client: TestCl
     assert body["parts"]["forecasts"] == client.get(f"/forecasts/{NAME}?hours=6").json()
     assert body["parts"]["prediction"]["path"] == client.get(f"/predictions/{NAME}").json()["path"]
     assert body["parts"]["past_alerts"] == client.get(f"/alerts/history?hours=6&server={NAME}").json()
+    assert body["parts"]["reasons"] == {NAME: client.get(f"/explain/{NAME}").json()}
+    assert body["parts"]["scenario"] == {"scenario": None, "asked_at": None}
+    assert body["parts"]["models"] == client.get("/models").json()
+    series, path = body["parts"]["series"]["servers"], body["parts"]["prediction"]["path"]
+    assert list(series) == [NAME]
+    assert series[NAME]["measured"] == body["parts"]["history"]["metrics"]["mem_pct"]
+    assert series[NAME]["first_measured"] == body["parts"]["history"]["timestamps"][0]
+    assert series[NAME]["forecast"] == path["metrics"]["mem_pct"]
+    assert series[NAME]["first_forecast"] == path["timestamps"][0]
     assert body["model"] == body["parts"]["current"]["model"]
     assert answer.headers["X-Prediction-Time"] == body["prediction_time"]
 
@@ -65,6 +80,37 @@ def test_forecasts_that_the_asker_knows_are_not_sent_again(client: TestClient) -
     wait_for(lambda: client.get("/snapshot").json()["set"] != first["set"])
     new = client.get("/snapshot", params={"known": first["set"]}).json()
     assert len(new["parts"]["current"]["predictions"]) == len(FLEET)
+
+
+def test_series_are_by_default_of_the_metric_that_each_servers_risk_comes_from(client: TestClient) -> None:
+    records = client.get("/predictions/current").json()["predictions"]
+    names = [record["server_name"] for record in records]
+    body = client.get("/snapshot", params={"parts": "series", "servers": names, "hours": 1}).json()
+    assert {name: each["metric"] for name, each in body["parts"]["series"]["servers"].items()} == {
+        record["server_name"]: record["risk_metric"] for record in records
+    }
+    assert all(len(each["measured"]) == 12 for each in body["parts"]["series"]["servers"].values())
+    chosen = {"parts": "series", "servers": names[:2], "metric": ["disk_io_mb_s", "latency_ms"], "hours": 1}
+    body = client.get("/snapshot", params=chosen).json()
+    assert [each["metric"] for each in body["parts"]["series"]["servers"].values()] == chosen["metric"]
+    assert_problem(client.get("/snapshot", params={**chosen, "servers": names[:3]}), 422, "invalid-request")
+    too_many = client.get("/snapshot", params={"parts": "series", "servers": [f"s{i}" for i in range(51)]})
+    assert_problem(too_many, 422, "invalid-request")
+
+
+def test_history_and_past_forecasts_end_at_the_moment_that_is_asked_for(client: TestClient) -> None:
+    newest = client.get(f"/history/{NAME}?hours=3").json()
+    until = newest["timestamps"][11]
+    older = client.get(f"/history/{NAME}", params={"hours": 1, "until": until}).json()
+    assert older["timestamps"] == newest["timestamps"][:12]
+    assert older["metrics"]["cpu_pct"] == newest["metrics"]["cpu_pct"][:12]
+    past = client.get(f"/forecasts/{NAME}", params={"hours": 1, "until": until}).json()
+    assert past["timestamps"] == older["timestamps"]
+    both = client.get("/snapshot", params={"parts": "history,forecasts", "server": NAME, "hours": 1, "until": until})
+    assert both.json()["parts"] == {"history": older, "forecasts": past}
+    later = client.get(f"/history/{NAME}", params={"hours": 3, "until": "2999-01-01T00:00:00Z"}).json()
+    assert later == newest
+    assert_problem(client.get(f"/history/{NAME}", params={"until": "2026-01-05T10:00:00"}), 422, "invalid-request")
 
 
 def test_a_part_that_cannot_be_given_says_why_and_the_others_are_there(client: TestClient) -> None:

@@ -2,146 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
-import threading
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
-import httpx2
 import pytest
-import uvicorn
-from recorded_daemon import HOSTILE_NAME, RecordedDaemon
+from browser_pages import MARKS, RealServer, browser, dashboard, page, server, settled
+from recorded_daemon import HOSTILE_NAME
 
 from dashboard_view import PANELS
 
-CHROMIUM = Path("/usr/bin/chromium")
-ROOT = Path(__file__).parents[1]
-FLAGS = (
-    "--no-sandbox",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--disable-gpu",
-    "--no-first-run",
-)
-
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(not CHROMIUM.exists(), reason=f"no Chromium at {CHROMIUM}: apt-get install chromium"),
-]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-class RealServer:
-    """The recorded answers over a real socket; it can be stopped and started again on the same port."""
-
-    def __init__(self, daemon: RecordedDaemon) -> None:
-        self.daemon = daemon
-        self.port = free_port()
-        self._server: uvicorn.Server | None = None
-        self._thread: threading.Thread | None = None
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    def start(self) -> None:
-        self._server = uvicorn.Server(
-            uvicorn.Config(
-                self.daemon.app, host="127.0.0.1", port=self.port, log_level="error", ws="none", lifespan="off"
-            )
-        )
-        self._thread = threading.Thread(target=self._server.run, daemon=True)
-        self._thread.start()
-        wait_for_http(f"{self.url}/status")
-
-    def stop(self) -> None:
-        if self._server is not None and self._thread is not None:
-            self._server.should_exit = True
-            self._server.force_exit = True
-            self._thread.join(timeout=20)
-            self._server = None
-
-
-def wait_for_http(url: str, seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        try:
-            if httpx2.get(url, trust_env=False).status_code == 200:
-                return
-        except httpx2.HTTPError:
-            pass
-        time.sleep(0.1)
-    raise AssertionError(f"{url} does not answer")
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[RealServer]:
-    real = RealServer(RecordedDaemon())
-    real.start()
-    yield real
-    real.stop()
-
-
-@pytest.fixture(scope="module")
-def dashboard(server: RealServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Address of a running `streamlit run tft_dashboard_web.py`."""
-    port = free_port()
-    log = tmp_path_factory.mktemp("streamlit") / "log.txt"
-    environment = {**os.environ, "TFT_DAEMON_URL": server.url, "TFT_REFRESH_SECONDS": "1"}
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "streamlit", "run", "tft_dashboard_web.py", "--server.port", str(port)],
-            cwd=ROOT,
-            env=environment,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
-    try:
-        wait_for_http(f"http://127.0.0.1:{port}/_stcore/health")
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait(timeout=20)
-    assert "Traceback" not in log.read_text()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=str(CHROMIUM), args=list(FLAGS))
-        yield chromium
-        chromium.close()
-
-
-@pytest.fixture
-def page(browser: Any) -> Iterator[Any]:
-    context = browser.new_context(viewport={"width": 1280, "height": 860})
-    opened = context.new_page()
-    opened.set_default_timeout(60_000)
-    yield opened
-    context.close()
-
-
-def settled(page: Any, panel: str) -> None:
-    """Wait until the panel is drawn and its chart, if it has one, too."""
-    page.locator(".tf-strip").wait_for()
-    page.get_by_role("radio", name=PANELS[panel], checked=True).wait_for()
-    if panel == "historical":
-        page.locator(".js-plotly-plot .main-svg").first.wait_for()
-    page.wait_for_timeout(500)
+pytestmark = MARKS
+__all__ = ["browser", "dashboard", "page", "server"]  # fixtures
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
@@ -153,7 +25,7 @@ def test_no_panel_overflows_sideways_or_shows_an_exception(
     page.set_default_timeout(60_000)
     faults: list[str] = []
     page.on("pageerror", lambda error: faults.append(str(error)))
-    for panel in PANELS:
+    for panel in (*PANELS, "server"):
         page.goto(f"{dashboard}/?panel={panel}")
         settled(page, panel)
         page.screenshot(path=tmp_path / f"{panel}.png", full_page=True)
@@ -172,21 +44,56 @@ def test_no_panel_overflows_sideways_or_shows_an_exception(
 def test_a_hostile_server_name_is_text_and_runs_nothing(page: Any, dashboard: str) -> None:
     dialogs: list[str] = []
     page.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
-    for panel in PANELS:
-        page.goto(f"{dashboard}/?panel={panel}")
+    for panel in (*PANELS, "server"):
+        page.goto(f"{dashboard}/?panel={panel}" + (f"&server={quote(HOSTILE_NAME)}" if panel == "server" else ""))
         settled(page, panel)
-        if panel != "historical":
+        if panel not in {"historical", "advanced"}:
             page.get_by_text(HOSTILE_NAME).first.wait_for()
         assert page.locator("img[src=x]").count() == 0
     assert not dialogs
 
 
-def test_a_cell_of_the_heatmap_leads_to_its_servers_history(page: Any, dashboard: str) -> None:
+def test_a_cell_of_the_heatmap_leads_to_its_servers_page_and_on_to_its_history(page: Any, dashboard: str) -> None:
     page.goto(f"{dashboard}/?panel=heatmap")
     page.locator(".tf-cells a", has_text="ppdb001").click()
-    settled(page, "historical")
-    assert "server=ppdb001" in page.url
+    settled(page, "server")
+    assert "panel=server&server=ppdb001" in page.url
+    page.get_by_text("risk 0.50 Watch").wait_for()
+    assert page.locator(".js-plotly-plot").count() == 4
+    page.get_by_text("History and comparison").click()
     page.get_by_text("Memory risk 0.50 Watch").wait_for()
+    assert "panel=historical&server=ppdb001" in page.url
+
+
+def test_times_are_those_of_the_viewers_zone_with_utc_beside(browser: Any, dashboard: str) -> None:
+    context = browser.new_context(timezone_id="Asia/Tokyo")
+    page = context.new_page()
+    page.set_default_timeout(60_000)
+    page.goto(dashboard)
+    page.get_by_text("Asia/Tokyo (UTC+09:00)").wait_for()
+    time_shown = page.locator(".tf-strip time").first
+    assert time_shown.inner_text().endswith("22:05")  # 13:05Z
+    assert time_shown.get_attribute("title") == "2026-01-05 13:05Z"
+    context.close()
+
+
+def test_an_alert_is_taken_care_of_and_a_server_silenced_from_its_page(
+    page: Any, dashboard: str, server: RealServer
+) -> None:
+    page.goto(f"{dashboard}/?panel=server&server=ppweb002")
+    page.get_by_role("button", name="Take care of CPU").click()
+    page.get_by_label("Your name").fill("kim")
+    page.get_by_label("What is being done").fill("moving the batch job")
+    page.wait_for_timeout(2_500)  # two refreshes go by: what is being written stays
+    assert page.get_by_label("What is being done").input_value() == "moving the batch job"
+    page.get_by_role("button", name="Take care of it").click()
+    page.get_by_text("You take care of the CPU alert.").wait_for()
+    assert server.daemon.bodies[-1] == {"author": "kim", "comment": "moving the batch job"}
+    page.get_by_role("button", name="Silence this server").click()
+    page.get_by_label("Why").fill("maintenance")
+    page.get_by_role("button", name="Silence it").click()
+    page.get_by_text("ppweb002 is silenced for 1 h.").wait_for()
+    assert server.daemon.bodies[-1]["server_name"] == "ppweb002" and server.daemon.bodies[-1]["author"] == "kim"
 
 
 def test_choices_are_kept_in_the_address_and_a_link_shows_them_again(browser: Any, page: Any, dashboard: str) -> None:

@@ -92,6 +92,19 @@ def test_the_index_lists_every_document():
     assert {page.name for page in DOCS} - set(re.findall(r"\]\(([\w./]+)\)", index)) == {"INDEX.md"}
 
 
+def test_the_eight_questions_of_the_specification_are_answered_in_two_clicks_from_the_index():
+    index = (ROOT / "Docs" / "INDEX.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (.+?\?) \| \[in short\]\((\S+?)#(\S+)\) \| \[.+?\]\((\S+)\) \|$", index, re.MULTILINE)
+    assert len(rows) == 8
+    for question, page, anchor, more in rows:
+        text = (ROOT / "Docs" / page).read_text(encoding="utf-8")
+        assert anchor == re.sub(r"[^\w ]", "", question).lower().replace(" ", "-")
+        answer = text.split(f"## {question}\n")[1].split("\n## ")[0]
+        assert len(answer.split()) > 20, question
+        path, _, further = more.partition("#")
+        assert not further or further in anchors(ROOT / "Docs" / path), more
+
+
 def test_the_settings_of_the_quick_reference_are_those_of_the_program():
     text = (ROOT / "Docs" / "ESSENTIAL_RAG.md").read_text(encoding="utf-8")
     table = re.search(r"^\| setting \|.*\n\|[-|]+\n((?:\|.*\n)+)", text, re.MULTILINE)[1]

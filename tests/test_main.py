@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 COMMANDS = (
     "setup",
     "status",
+    "doctor",
     "generate",
     "import",
     "rules",
@@ -36,6 +37,7 @@ COMMANDS = (
     "serve",
     "dashboard",
     "demo",
+    "completion",
 )
 
 

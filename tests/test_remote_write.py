@@ -482,6 +482,9 @@ def test_a_real_prometheus_writes_through_a_killed_daemon_without_a_gap(
     def rows_in(process: Any) -> int:
         return int(process.get("/status")["history"]["rows"])
 
+    def samples(series: list[dict[str, Any]]) -> int:
+        return sum(len(each["values"]) for each in series)
+
     options = ("--port", str(port))
     with prometheus:
         with daemon(folder, tiny_model_dir, *options, TFT_REMOTE_WRITE_MAPPING=str(mapping_file)) as process:
@@ -492,6 +495,9 @@ def test_a_real_prometheus_writes_through_a_killed_daemon_without_a_gap(
         with daemon(folder, tiny_model_dir, *options, TFT_REMOTE_WRITE_MAPPING=str(mapping_file)) as process:
             before = rows_in(process)
             wait_for(lambda: rows_in(process) > before + 60)
+            wait_for(
+                lambda: all(samples(prometheus.values(f"{name}[5m]")) > 80 for name in ("host_cpu", "tft:mem_pct"))
+            )
             metrics, memory = prometheus.values("host_cpu[5m]"), prometheus.values("tft:mem_pct[5m]")
             last = max(float(moment) for each in metrics for moment, _ in each["values"])
             wait_for(

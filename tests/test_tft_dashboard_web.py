@@ -6,8 +6,10 @@ import copy
 import json
 import math
 import socket
+import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,10 @@ from recorded_daemon import FLEET, HOSTILE_NAME, ORIGIN, RecordedDaemon, iso, pr
 from starlette.testclient import TestClient
 from streamlit.testing.v1 import AppTest
 
+import dashboard_history as past
+import dashboard_news
 import dashboard_shape as shape
+import dashboard_words as wording
 from common_utils import floor_to_step, utc_now
 from config import Settings, load_settings
 from dashboard_answers import (
@@ -32,11 +37,12 @@ from dashboard_answers import (
     ServerAnswer,
     Snapshot,
     StatusAnswer,
+    Wanted,
     check_answer,
 )
 from dashboard_chart import FanData, fan_chart
-from dashboard_demo import SCENARIOS, demo_detail, demo_snapshot
-from dashboard_fetch import fetch_detail, fetch_snapshot, open_client, shown_address
+from dashboard_demo import SCENARIOS, demo_snapshot
+from dashboard_fetch import Connection, fetch_snapshot, open_client, shown_address
 from dashboard_shape import Fleet, Limits, breach_probability, build_fleet
 from dashboard_view import PANELS, View
 from data_contract import METRIC_COLUMNS, VALID_PROFILES
@@ -45,11 +51,13 @@ from tft_inference import create_app
 SETTINGS = load_settings(daemon_url="http://reader:secret@daemon.test:8000")
 SHOWN_ADDRESS = "http://daemon.test:8000"
 ESCAPED_NAME = "&lt;img src=x onerror=alert(1)&gt;"
+FLEET_ALONE = Wanted(("status", "current"))
 LIMITS = Limits(0.3, 0.7, {"cpu_pct": 90.0, "mem_pct": 95.0, "disk_io_mb_s": 500.0, "latency_ms": 500.0}, {})
 
 
 @pytest.fixture(autouse=True)
-def _no_leftovers() -> Iterator[None]:
+def _no_leftovers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])  # for which AppTest puts its own
     st.cache_resource.clear()
     yield
     st.cache_resource.clear()
@@ -75,14 +83,15 @@ def closed_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _page(client: object, settings: object) -> None:  # runs from its source alone: no names of this module
+def _page(connection: object, settings: object) -> None:  # runs from its source alone: no names of this module
     from tft_dashboard_web import main
 
-    main(client, settings)
+    main(connection, settings)
 
 
 def open_page(client: Any, settings: Settings = SETTINGS, **query: str) -> AppTest:
-    page = AppTest.from_function(_page, kwargs={"client": client, "settings": settings}, default_timeout=30)
+    way = None if client is None else Connection(client, shown_address(settings.daemon_url))
+    page = AppTest.from_function(_page, kwargs={"connection": way, "settings": settings}, default_timeout=30)
     for name, value in query.items():
         page.query_params[name] = value
     return page.run()
@@ -137,7 +146,7 @@ def test_a_server_over_its_limit_is_critical_even_when_its_forecast_is_calm(daem
     body = daemon.body("/predictions/current")
     body["predictions"][0]["current"]["mem_pct"] = 97.0  # ppweb001, whose risk is 0.01
     fleet = build_fleet(check_answer(CurrentAnswer, body), LIMITS)
-    assert shape.headline(fleet, None).now == (("ppweb002", "CPU 99 %"), ("ppweb001", "Memory 97 %"))
+    assert dashboard_news.headline(fleet, None).now == (("ppweb002", "CPU 99 %"), ("ppweb001", "Memory 97 %"))
     cell = shape.heat_cells(fleet, "risk", "worst").set_index("server_name").loc["ppweb001"]
     assert (cell["level"], cell["text"]) == ("critical", "now")
     worst = shape.top_servers(fleet, 2)
@@ -172,7 +181,7 @@ def test_profiles_with_the_most_critical_servers_come_first(fleet: Fleet) -> Non
 def test_headline_names_the_next_breach_but_not_what_is_over_its_limit_already(
     daemon: RecordedDaemon, fleet: Fleet
 ) -> None:
-    news = shape.headline(fleet, check_answer(AlertsAnswer, daemon.body("/alerts/active")))
+    news = dashboard_news.headline(fleet, check_answer(AlertsAnswer, daemon.body("/alerts/active"))["alerts"])
     assert news.level == "critical"
     assert news.text == "2 of 5 servers critical now or likely to exceed a limit within 8 hours"
     assert news.now == (("ppweb002", "CPU 99 %"),) and news.now_count == 1
@@ -184,7 +193,7 @@ def test_headline_of_a_calm_fleet_says_that_all_is_well(daemon: RecordedDaemon) 
     body = daemon.body("/predictions/current")
     body["predictions"] = [record for record in body["predictions"] if record["risk"] < 0.3]
     calm = build_fleet(check_answer(CurrentAnswer, body), LIMITS)
-    news = shape.headline(calm, None)
+    news = dashboard_news.headline(calm, None)
     assert (news.level, news.next) == ("healthy", "")
     assert news.text == "2 servers expected to stay within their limits for 8 hours"
 
@@ -194,7 +203,7 @@ def test_headline_of_a_fleet_that_reports_nothing_does_not_say_healthy() -> None
     head = {"model": None, "prediction_time": iso(ORIGIN), "data_age_seconds": 1.0, "stale": False}
     body = {**head, "count": 1, "predictions": [prediction(nothing)]}
     fleet = build_fleet(check_answer(CurrentAnswer, body), LIMITS)
-    assert shape.headline(fleet, None).level == "unknown"
+    assert dashboard_news.headline(fleet, None).level == "unknown"
     assert shape.health_by_moment(fleet)["now"]["unknown"] == 1
 
 
@@ -208,7 +217,7 @@ def test_silent_servers_are_counted_as_without_data_and_told_with_their_last_rep
     assert [name for name, _ in shape.silent_servers(fleet)] == ["ppweb009"]
     cell = shape.heat_cells(fleet, "cpu_pct", "now").set_index("server_name").loc["ppweb009"]
     assert (cell["level"], cell["text"], cell["spoken"]) == ("unknown", "silent", "silent since 12:05Z")
-    assert shape.headline(fleet, None).silent_count == 1
+    assert dashboard_news.headline(fleet, None).silent_count == 1
 
 
 def test_heatmap_cell_of_an_unreported_metric_says_so_and_is_not_zero(fleet: Fleet) -> None:
@@ -248,10 +257,10 @@ def test_profile_threshold_goes_before_the_general_one() -> None:
 def test_history_keeps_gaps_as_gaps_and_a_path_without_the_metric_has_no_rows(daemon: RecordedDaemon) -> None:
     history = check_answer(HistoryAnswer, daemon.body("/history/ppml0001?hours=6"))
     server = check_answer(ServerAnswer, daemon.body("/predictions/ppml0001"))
-    assert shape.history_frame(history, "cpu_pct")["value"].isna().sum() == 3
-    assert shape.history_frame(history, "latency_ms")["value"].isna().all()
-    assert shape.path_frame(server, "latency_ms").empty
-    path = shape.path_frame(server, "cpu_pct")
+    assert past.history_frame(history, "cpu_pct")["value"].isna().sum() == 3
+    assert past.history_frame(history, "latency_ms")["value"].isna().all()
+    assert past.path_frame(server, "latency_ms").empty
+    path = past.path_frame(server, "cpu_pct")
     assert len(path) == 96 and (path["p10"] < path["p50"]).all() and (path["p50"] < path["p90"]).all()
     assert path["time"].iloc[0] == ORIGIN + timedelta(minutes=5)
 
@@ -259,7 +268,7 @@ def test_history_keeps_gaps_as_gaps_and_a_path_without_the_metric_has_no_rows(da
 def test_fan_chart_shows_the_band_the_present_and_the_limit(daemon: RecordedDaemon) -> None:
     history = check_answer(HistoryAnswer, daemon.body("/history/ppweb002?hours=6"))
     server = check_answer(ServerAnswer, daemon.body("/predictions/ppweb002"))
-    data = FanData(shape.history_frame(history, "cpu_pct"), shape.path_frame(server, "cpu_pct"), ORIGIN, 90.0, "%")
+    data = FanData(past.history_frame(history, "cpu_pct"), past.path_frame(server, "cpu_pct"), ORIGIN, 90.0, "%")
     figure = json.loads(fan_chart(data, dark=False).to_json())
     named = {trace["name"]: trace for trace in figure["data"]}
     assert named["p10"]["fill"] == "tonexty"
@@ -270,18 +279,18 @@ def test_fan_chart_shows_the_band_the_present_and_the_limit(daemon: RecordedDaem
 @pytest.mark.parametrize(
     ("spoken", "expected"),
     [
-        (shape.value_text(None, "cpu_pct"), "not reported"),
-        (shape.value_text(0.0, "cpu_pct"), "0.0 %"),
-        (shape.value_text(41.2, "cpu_pct"), "41 %"),
-        (shape.value_text(1234.5, "disk_io_mb_s"), "1,234 MB/s"),
-        (shape.range_text(88.0, 97.4, "cpu_pct"), "88–97 %"),
-        (shape.probability_text(0.9999), "99 %"),
-        (shape.probability_text(0.0001), "1 %"),
-        (shape.duration_text(0.2), "under 1 min"),
-        (shape.duration_text(130), "2 h 10 min"),
-        (shape.duration_text(60 * 24 * 3), "3 days"),
-        (shape.clock(ORIGIN, ORIGIN), "13:05Z"),
-        (shape.clock(ORIGIN + timedelta(days=1), ORIGIN), "2026-01-06 13:05Z"),
+        (wording.value_text(None, "cpu_pct"), "not reported"),
+        (wording.value_text(0.0, "cpu_pct"), "0.0 %"),
+        (wording.value_text(41.2, "cpu_pct"), "41 %"),
+        (wording.value_text(1234.5, "disk_io_mb_s"), "1,234 MB/s"),
+        (wording.range_text(88.0, 97.4, "cpu_pct"), "88–97 %"),
+        (wording.probability_text(0.9999), "99 %"),
+        (wording.probability_text(0.0001), "1 %"),
+        (wording.duration_text(0.2), "under 1 min"),
+        (wording.duration_text(130), "2 h 10 min"),
+        (wording.duration_text(60 * 24 * 3), "3 days"),
+        (wording.clock(ORIGIN, ORIGIN), "13:05Z"),
+        (wording.clock(ORIGIN + timedelta(days=1), ORIGIN), "2026-01-06 13:05Z"),
     ],
 )
 def test_values_and_times_are_put_in_words(spoken: str, expected: str) -> None:
@@ -338,14 +347,75 @@ def test_a_server_that_is_listed_twice_is_refused(daemon: RecordedDaemon) -> Non
 
 
 def test_names_travel_in_the_path_as_they_are(daemon: RecordedDaemon) -> None:
-    detail = fetch_detail(TestClient(daemon.app), SHOWN_ADDRESS, HOSTILE_NAME, 24)
-    assert detail.prediction is not None and detail.prediction["server_name"] == HOSTILE_NAME
-    assert daemon.requests == [f"/predictions/{HOSTILE_NAME}", f"/history/{HOSTILE_NAME}?hours=24"]
+    wanted = Wanted(("prediction", "history", "series"), HOSTILE_NAME, 24, servers=("ppweb001", HOSTILE_NAME))
+    found = fetch_snapshot(connection(daemon), wanted)
+    assert found.prediction is not None and found.prediction["server_name"] == HOSTILE_NAME
+    assert list(found.series) == ["ppweb001", HOSTILE_NAME]
+    assert len(daemon.requests) == 1
 
 
-def test_alerts_are_asked_for_only_where_they_are_shown(daemon: RecordedDaemon) -> None:
-    fetch_snapshot(TestClient(daemon.app), SHOWN_ADDRESS, with_alerts=False)
-    assert daemon.requests == ["/status", "/predictions/current"]
+def connection(daemon: RecordedDaemon, share_seconds: float = 0.0) -> Connection:
+    return Connection(TestClient(daemon.app), SHOWN_ADDRESS, share_seconds)
+
+
+def test_forecasts_that_have_been_seen_are_not_asked_for_again(daemon: RecordedDaemon) -> None:
+    daemon.set_id = "boot-1"
+    way = connection(daemon)
+    first = fetch_snapshot(way, FLEET_ALONE)
+    daemon.answers["/predictions/current"] = (200, None)  # as the daemon answers to who knows the set
+    again = fetch_snapshot(way, FLEET_ALONE)
+    assert daemon.requests[-1].endswith("&known=boot-1")
+    assert first.current is not None and again.current is not None
+    assert again.current["predictions"] is first.current["predictions"]
+
+
+def test_forecasts_of_a_set_that_is_forgotten_are_asked_for_once_more(daemon: RecordedDaemon) -> None:
+    daemon.set_id = "boot-1"
+    way = connection(daemon)
+    fetch_snapshot(way, FLEET_ALONE)
+    daemon.set_id = "boot-2"
+    body = daemon.answers["/predictions/current"]
+    daemon.answers["/predictions/current"] = (200, None)
+    lost = fetch_snapshot(way, FLEET_ALONE)
+    assert lost.current is None and "known" not in daemon.requests[-1]
+    daemon.answers["/predictions/current"] = body
+    assert fetch_snapshot(way, FLEET_ALONE).current is not None
+
+
+def test_viewers_that_ask_the_same_at_the_same_time_share_one_answer(daemon: RecordedDaemon) -> None:
+    way = connection(daemon, share_seconds=60.0)
+    with ThreadPoolExecutor(8) as viewers:
+        found = list(viewers.map(lambda _: fetch_snapshot(way, FLEET_ALONE), range(8)))
+    assert len(daemon.requests) == 1 and all(each.problem is None for each in found)
+    assert way.change("POST", "/alerts/silences", {}) is None
+    fetch_snapshot(way, FLEET_ALONE)  # who has changed something sees the change
+    assert len(daemon.requests) == 3
+
+
+def test_a_daemon_that_asks_for_silence_is_not_asked_until_it_is_over(daemon: RecordedDaemon) -> None:
+    way = connection(daemon)
+    daemon.answers["/snapshot"] = (429, problem(429, "Too many requests.", "too-many-requests"))
+    daemon.headers["Retry-After"] = "30"
+    assert fetch_snapshot(way, FLEET_ALONE).condition == "rate_limited"
+    del daemon.answers["/snapshot"]
+    assert fetch_snapshot(way, FLEET_ALONE).condition == "rate_limited"
+    assert len(daemon.requests) == 1
+    daemon.answers["/snapshot"] = (429, problem(429, "Too many requests.", "too-many-requests"))
+    daemon.headers["Retry-After"] = "0.01"
+    brief = connection(daemon)
+    assert fetch_snapshot(brief, FLEET_ALONE).condition == "rate_limited"
+    del daemon.answers["/snapshot"]
+    time.sleep(0.02)
+    assert fetch_snapshot(brief, FLEET_ALONE).condition == "live"
+
+
+@pytest.mark.parametrize("panel", [*PANELS, "server"])
+def test_a_refresh_of_a_panel_is_one_request(daemon: RecordedDaemon, panel: str) -> None:
+    daemon.set_id = "boot-1"
+    page = open_recorded(daemon, panel=panel)
+    daemon.requests.clear()
+    page.run()
+    assert len(daemon.requests) == 1 and daemon.requests[0].startswith("/snapshot?parts=status,current")
 
 
 def test_user_and_password_of_the_address_are_never_shown() -> None:
@@ -368,7 +438,7 @@ def test_every_panel_shows_connection_model_forecast_time_data_age_and_refresh(
     text = seen(open_recorded(daemon, panel=panel))
     assert "Connected" in text
     assert "Model <b>3.0.0</b>" in text
-    assert '<time datetime="2026-01-05T13:05:00Z">' in text
+    assert '<time datetime="2026-01-05T13:05:00Z" title="2026-01-05 13:05Z">' in text
     assert "Data <b>2 min old</b>" in text
     assert "Refresh <b>every 15 s</b>" in text
     assert "DEMO DATA" not in text
@@ -376,7 +446,7 @@ def test_every_panel_shows_connection_model_forecast_time_data_age_and_refresh(
 
 def test_overview_shows_health_at_four_moments_distribution_profiles_and_alerts(daemon: RecordedDaemon) -> None:
     text = seen(open_recorded(daemon))
-    for words in (
+    for told in (
         "2 of 5 servers critical now or likely",
         "Now",
         "In 30 min",
@@ -385,7 +455,7 @@ def test_overview_shows_health_at_four_moments_distribution_profiles_and_alerts(
         "Risk distribution",
         "By profile",
     ):
-        assert words in text
+        assert told in text
     assert "Active alerts" in text and "over the limit now" in text and "in 6 h 35 min" in text
     assert "4 <small>of 5 healthy" in text and "2 <small>of 5 healthy" in text  # now, and in 8 hours
 
@@ -406,7 +476,7 @@ def test_alerts_that_cannot_be_had_do_not_take_the_overview_down(daemon: Recorde
 def test_heatmap_has_a_cell_for_every_server_that_leads_to_its_history(daemon: RecordedDaemon) -> None:
     text = seen(open_recorded(daemon, panel="heatmap"))
     assert text.count('<bdi class="s">') == len(FLEET)
-    assert 'href="?panel=historical&amp;server=ppweb002"' in text
+    assert 'href="?panel=server&amp;server=ppweb002"' in text
     assert "■ 0.99" in text and "▲ 0.50" in text
 
 
@@ -453,7 +523,7 @@ def test_historical_starts_with_the_worst_server_and_its_riskiest_metric(daemon:
     assert page.button_group(key="metric").value == "cpu_pct"
     assert "CPU risk 0.99 Critical" in text and "Times are UTC" in text
     assert len(page.get("plotly_chart")) == 1
-    assert daemon.requests[-1] == "/history/ppweb002?hours=24"
+    assert "server=ppweb002&hours=24" in daemon.requests[-1]
 
 
 def test_choosing_a_server_shows_it_and_is_kept_in_the_address(daemon: RecordedDaemon) -> None:
@@ -462,7 +532,7 @@ def test_choosing_a_server_shows_it_and_is_kept_in_the_address(daemon: RecordedD
     assert "Memory risk 0.50 Watch" in seen(page)
     assert kept(page, "server") == "ppdb001"
     page.button_group(key="hours").set_value(72).run()
-    assert daemon.requests[-1] == "/history/ppdb001?hours=72"
+    assert "server=ppdb001&hours=72" in daemon.requests[-1]
 
 
 def test_historical_of_an_unreported_metric_draws_nothing_and_says_why(daemon: RecordedDaemon) -> None:
@@ -494,13 +564,15 @@ def test_a_silent_server_still_shows_what_was_measured(daemon: RecordedDaemon) -
 def test_advanced_shows_model_daemon_settings_requests_and_raw_answers(daemon: RecordedDaemon) -> None:
     page = open_recorded(daemon, panel="advanced")
     text = seen(page)
-    for words in ("tft_model_20260105_120000", "2026-01-05T12:00:00Z", "Predictions per second", "Duplicates", "97 %"):
-        assert words in text
+    for told in ("tft_model_20260105_120000", "2026-01-05T12:00:00Z", "Predictions per second", "Duplicates", "97 %"):
+        assert told in text
     assert SHOWN_ADDRESS in text and "secret" not in text
-    assert "GET /alerts/active" in text
+    path = "/snapshot?parts=status,current,alerts,models,scenario"
+    assert f"GET {path}" in text
+    assert "3.0 %" in text and "-25 %, 79 % inside" in text  # the served model's scores
     assert not page.json
-    page.selectbox(key="raw").set_value("GET /alerts/active").run()
-    assert json.loads(page.json[0].value)["count"] == 2
+    page.selectbox(key="raw").set_value(f"GET {path}").run()
+    assert json.loads(page.json[0].value)["parts"]["alerts"]["count"] == 2
 
 
 def test_the_refresh_rate_is_chosen_in_advanced_and_kept_in_the_address(daemon: RecordedDaemon) -> None:
@@ -524,7 +596,7 @@ def test_switching_panels_keeps_the_server(daemon: RecordedDaemon) -> None:
 @pytest.mark.parametrize("panel", PANELS)
 def test_a_hostile_server_name_is_text_on_every_panel(daemon: RecordedDaemon, panel: str) -> None:
     text = seen(open_recorded(daemon, panel=panel, server=HOSTILE_NAME))
-    assert "<img" not in text
+    assert "<img src=x" not in text
     assert ESCAPED_NAME in text
 
 
@@ -599,20 +671,25 @@ def test_stale_data_is_said_to_be_stale_on_every_panel(daemon: RecordedDaemon, p
     ("status", "body", "words"),
     [
         (200, "<html>It works!</html>", "it is no JSON"),
-        (200, {"status": "ok"}, "<code>version</code>: Field required"),
+        (200, {"parts": {}}, "<code>problems</code>: Field required"),
+        (
+            200,
+            {"parts": {"status": {"status": "ok"}}, "problems": {}, "set": None},
+            "<code>version</code>: Field required",
+        ),
         (200, [1, 2, 3], "cannot read"),
         (404, {"detail": "Not Found"}, "it knows no such address"),
         (401, {"detail": "Not authenticated"}, "Access refused"),
-        (403, "", "refused access to /status (HTTP 403)"),
+        (403, "", "refused access to /snapshot (HTTP 403)"),
         (429, problem(429, "Too many requests.", "too-many-requests"), "Asked to slow down"),
-        (500, "Internal Server Error", "failed to answer /status (HTTP 500)"),
+        (500, "Internal Server Error", "failed to answer /snapshot (HTTP 500)"),
         (503, problem(503, "The daemon is shutting down.", "shutting-down"), "The daemon is shutting down."),
     ],
 )
 def test_an_answer_of_another_kind_becomes_a_message(
     daemon: RecordedDaemon, status: int, body: Any, words: str
 ) -> None:
-    daemon.answers["/status"] = (status, body)
+    daemon.answers["/snapshot"] = (status, body)
     page = open_recorded(daemon)
     assert words in seen(page)
     assert "Why it matters" in seen(page) and "To fix it" in seen(page)
@@ -649,15 +726,15 @@ def test_wrong_settings_are_explained_on_the_page(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_demo_answers_have_the_form_of_the_daemons_answers(scenario: str) -> None:
     live = Snapshot("http://daemon.test", ORIGIN)
-    snapshot = demo_snapshot(scenario, live, SETTINGS)
+    snapshot = demo_snapshot(scenario, live, Wanted(("status", "current", "alerts")), SETTINGS)
     bodies = {answer.path: answer.body for answer in snapshot.answers}
-    check_answer(StatusAnswer, bodies["/status"])
-    check_answer(CurrentAnswer, bodies["/predictions/current"])
-    check_answer(AlertsAnswer, bodies["/alerts/active"])
+    check_answer(StatusAnswer, bodies["status"])
+    check_answer(CurrentAnswer, bodies["current"])
+    check_answer(AlertsAnswer, bodies["alerts"])
     assert snapshot.current is not None and snapshot.current["count"] == 90
     assert {record["profile"] for record in snapshot.current["predictions"]} == set(VALID_PROFILES)
     for record in snapshot.current["predictions"][::15]:
-        detail = demo_detail(scenario, record["server_name"], 6, ORIGIN, SETTINGS)
+        detail = demo_snapshot(scenario, live, Wanted(("prediction", "history"), record["server_name"], 6), SETTINGS)
         assert detail.prediction is not None and detail.history is not None
         assert detail.prediction["quantiles"] == record["quantiles"]
         assert detail.history["metrics"]["cpu_pct"][-1] == record["current"]["cpu_pct"]  # type: ignore[index]
@@ -666,8 +743,8 @@ def test_demo_answers_have_the_form_of_the_daemons_answers(scenario: str) -> Non
 def test_demo_scenarios_are_as_bad_as_their_names() -> None:
     health = {}
     for scenario in SCENARIOS:
-        snapshot = demo_snapshot(scenario, Snapshot("http://daemon.test", ORIGIN), SETTINGS)
-        assert snapshot.current is not None and snapshot.alerts is not None
+        snapshot = demo_snapshot(scenario, Snapshot("http://daemon.test", ORIGIN), FLEET_ALONE, SETTINGS)
+        assert snapshot.current is not None
         health[scenario] = shape.health_by_moment(build_fleet(snapshot.current, LIMITS))
     assert all(counts["healthy"] == 90 for counts in health["healthy"].values())
     assert health["degrading"]["now"]["critical"] == 0 < health["degrading"]["8hr"]["critical"]
@@ -675,8 +752,9 @@ def test_demo_scenarios_are_as_bad_as_their_names() -> None:
 
 
 def test_a_demo_server_that_does_not_exist_is_explained() -> None:
-    detail = demo_detail("healthy", "ppweb999", 6, ORIGIN, SETTINGS)
-    assert detail.prediction is None and detail.problem is not None and "ppweb999" in detail.problem.what
+    live = Snapshot("http://daemon.test", ORIGIN)
+    found = demo_snapshot("healthy", live, Wanted(("prediction",), "ppweb999", 6), SETTINGS)
+    assert found.prediction is None and "ppweb999" in found.part_problems["prediction"].what
 
 
 # ----------------------------------------------------------------------------------------------------- the real daemon
@@ -702,12 +780,12 @@ def real_daemon(tiny_model_dir: Path, settings: Settings, tmp_path_factory: pyte
 def test_every_panel_shows_the_real_daemons_forecasts(real_daemon: Any, panel: str) -> None:
     text = seen(open_page(real_daemon, panel=panel, server=HOSTILE_NAME))
     assert "Connected" in text and "Model <b>3.0.0</b>" in text and "DEMO DATA" not in text
-    assert "<img" not in text and ("ppweb002" in text or panel in {"historical", "advanced"})
+    assert "<img src=x" not in text and ("ppweb002" in text or panel in {"historical", "advanced"})
     assert "cannot" not in text
 
 
 def test_a_real_server_at_99_percent_cpu_is_red_now_and_the_metric_is_named(real_daemon: Any) -> None:
-    snapshot = fetch_snapshot(real_daemon, SHOWN_ADDRESS, with_alerts=True)
+    snapshot = fetch_snapshot(Connection(real_daemon, SHOWN_ADDRESS), FLEET_ALONE)
     assert snapshot.current is not None
     fleet = build_fleet(snapshot.current, LIMITS)
     assert LIMITS.level(shape.moment_risks(fleet).loc["ppweb002", "now"]) == "critical"

@@ -184,11 +184,59 @@ def foreign(folder: Path) -> None:
     (folder / MODEL_WEIGHTS).write_bytes(b"\x80\x04\x95pickle, perhaps" * 99)
 
 
+def reweigh(change: Callable[[dict[str, Any]], None]) -> Callable[[Path], None]:
+    """Other weights, with the checksum that belongs to them."""
+
+    def damage(folder: Path) -> None:
+        weights = load_file(folder / MODEL_WEIGHTS)
+        change(weights)
+        save_file(weights, folder / MODEL_WEIGHTS)
+        sign(folder)
+
+    return damage
+
+
+def sign(folder: Path) -> None:
+    info = json.loads((folder / TRAINING_INFO).read_text())
+    info["weights_sha256"] = hashlib.sha256((folder / MODEL_WEIGHTS).read_bytes()).hexdigest()
+    (folder / TRAINING_INFO).write_text(json.dumps(info))
+
+
+def spoil(weights: dict[str, Any]) -> None:
+    key = next(key for key, tensor in sorted(weights.items()) if tensor.is_floating_point())
+    weights[key] = weights[key] * float("nan")
+
+
+def lose_one(weights: dict[str, Any]) -> None:
+    del weights[min(weights)]
+
+
+def foreign_but_signed(folder: Path) -> None:
+    foreign(folder)
+    sign(folder)
+
+
+def in_place_of_a_file(folder: Path) -> None:
+    (folder / MODEL_WEIGHTS).unlink()
+    (folder / MODEL_WEIGHTS).mkdir()
+
+
+def in_place_of_the_folder(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.write_text("no folder")
+
+
 DAMAGES: dict[str, Callable[[Path], None]] = {
     **{f"cut {name}": cut(name) for name in MODEL_FILES},
     **{f"lost {name}": lose(name) for name in MODEL_FILES},
     f"bit of {MODEL_WEIGHTS}": flip(MODEL_WEIGHTS),
     "foreign weights": foreign,
+    "foreign weights with their checksum": foreign_but_signed,
+    "weights of another network": reweigh(lose_one),
+    "weights that are not finite": reweigh(spoil),
+    "a folder in place of a file": in_place_of_a_file,
+    "a file in place of the folder": in_place_of_the_folder,
+    "gone": shutil.rmtree,
     "another contract": claim(TRAINING_INFO, "contract_version", "9.0.0"),
     "another generation": claim(MODEL_CONFIG, "model_version", "99.0.0"),
     "another hash": claim(TRAINING_INFO, "weights_sha256", "0" * 64),
@@ -214,6 +262,17 @@ def test_a_damaged_folder_is_refused_and_the_old_model_stays(process: Process, m
         assert folders[0].name in answer.json()["what"] and str(latest.parent) not in answer.text
         body = process.get("/predictions/current")
         assert (body["model"]["name"], forecast_of(body)) == (folders[0].name, before), kind
+    point(latest, latest)  # to itself
+    assert process.client.post("/models/reload").status_code == 409
+    # What serves lies in memory: its own folder may be cut in place
+    weights = folders[0] / MODEL_WEIGHTS
+    whole = weights.read_bytes()
+    with weights.open("r+b") as file:
+        file.truncate(len(whole) // 2)
+    point(latest, folders[0])
+    assert process.client.post("/models/reload").status_code == 409
+    assert forecast_of(process.get("/predictions/current")) == before
+    weights.write_bytes(whole)
     point(latest, folders[1])
     assert process.client.post("/models/reload").json()["served"]["name"] == folders[1].name
     assert "Traceback" not in process.log()
