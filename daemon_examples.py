@@ -228,7 +228,7 @@ EXAMPLES: Final[dict[str, Any]] = {
         "predictions": [_RECORD],
         "offline": [_OFFLINE],
         "total": 2,
-        "next_cursor": "MTpwcGRiMDAx",
+        "next_cursor": "1f0c9a3e-12.MC44MQpwcGRiMDAx",
     },
     "GET /predictions/{server_name}": {**_RECORD, "path": _PATH, **_SOURCE},
     "GET /explain/{server_name}": _REASON,

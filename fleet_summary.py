@@ -14,7 +14,7 @@ from typing import Any, Final, Literal
 import numpy as np
 
 from config import Settings
-from data_contract import HORIZONS, METRIC_COLUMNS, SERVED_QUANTILES
+from data_contract import HORIZONS, MAX_NAME_LENGTH, METRIC_COLUMNS, SERVED_QUANTILES
 from forecast import Forecast
 from tft_risk import ServerRisk, thresholds_of
 
@@ -22,7 +22,8 @@ Level = Literal["critical", "watch", "healthy", "unknown"]
 LEVELS: Final[tuple[Level, ...]] = ("critical", "watch", "healthy", "unknown")
 WORST_COUNT: Final = 10
 RISK_BINS: Final = 10
-MAX_CURSOR: Final = 600  # characters: a name of 128 characters in UTF-8, in base64, and its risk
+# Characters: a risk, a line feed and the longest name, of four bytes a character, in base64
+MAX_CURSOR: Final = (24 + 1 + 4 * MAX_NAME_LENGTH + 2) // 3 * 4
 
 
 class CursorError(ValueError):
@@ -66,8 +67,7 @@ class RankedFleet:
     ) -> Page:
         """The servers of a profile from a risk on, at most `limit` of them, after those that a cursor has seen.
 
-        A cursor is a place in the order, not a number: it stays good when the fleet is forecast anew, though a server
-        whose risk has changed across it may come twice or not at all.
+        A cursor is a place in the order, not a number; `daemon_pages` sees to it that it is asked of the same set.
 
         Raises
         ------

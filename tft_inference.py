@@ -44,6 +44,7 @@ from daemon_explanations import Explainer
 from daemon_fleet_routes import fleet_routes
 from daemon_gate import Gate, Limits
 from daemon_metrics import DaemonMetrics
+from daemon_pages import LONGEST_CURSOR, FleetPages, PageQuery
 from daemon_policy import describe
 from daemon_problems import DAEMON_DOCUMENT, RequestError, install_problem_handlers
 from daemon_scenario import Scenarios, scenario_routes
@@ -51,7 +52,6 @@ from daemon_schemas import problems
 from daemon_snapshot import Hours, Until, snapshot_routes
 from daemon_write_routes import write_routes
 from data_contract import VALID_PROFILES, DaemonError, ProductError
-from fleet_summary import MAX_CURSOR, CursorError
 from forecast_loop import PredictionSet
 
 log = structlog.stdlib.get_logger(__name__)
@@ -190,6 +190,7 @@ def _add_operation_routes(
 
 def _add_prediction_routes(app: FastAPI, daemon: Daemon) -> None:
     no_model = problems(s503="no model: there is no prediction, and the reason is told")
+    pages = FleetPages(daemon)
 
     def fleet_answer(request: Request, choose: Callable[[PredictionSet], tuple[ReadyAnswer, int]]) -> Response:
         published = daemon.require_published()
@@ -210,37 +211,27 @@ def _add_prediction_routes(app: FastAPI, daemon: Daemon) -> None:
         "/predictions/current",
         response_model=schemas.CurrentPredictions,
         tags=["predictions"],
-        responses={**no_model, **problems(s422="a parameter that no page has")},
+        responses={
+            **no_model,
+            **problems(s410="a cursor of forecasts that are not kept any more", s422="a parameter that no page has"),
+        },
     )
     async def predictions_current(
         request: Request,
         profile: Annotated[ProfileName | None, Query(description="servers of this profile alone")] = None,
         min_risk: Annotated[float, Query(ge=0, le=1, description="servers with this risk or more")] = 0.0,
         limit: Annotated[int | None, Query(ge=1, le=100_000, description="servers of a page")] = None,
-        cursor: Annotated[str | None, Query(max_length=MAX_CURSOR, description="`next_cursor` of a page")] = None,
+        cursor: Annotated[str | None, Query(max_length=LONGEST_CURSOR, description="`next_cursor` of a page")] = None,
     ) -> Response:
         """Forecasts of the whole fleet, or of a part of it with the highest risk first: 30 minutes to 8 hours ahead."""
         if profile is None and min_risk <= 0 and limit is None and cursor is None:
             return fleet_answer(request, lambda published: (published.current, len(published.records)))
-        published = daemon.require_published()
-        provenance = daemon.provenance(published)
-        headers = _note(request, published, provenance)
-        try:
-            page = published.ranked.page(profile=profile, min_risk=min_risk, limit=limit, cursor=cursor)
-        except CursorError:
-            raise _invalid_cursor() from None
-        if page.cursor is not None:
-            following = request.url.include_query_params(cursor=page.cursor).query
+        answer = pages.page(PageQuery(profile, min_risk, limit, cursor))
+        headers = _note(request, answer.published, answer.provenance)
+        if answer.next_cursor is not None:
+            following = request.url.include_query_params(cursor=answer.next_cursor).query
             headers["Link"] = f'<?{following}>; rel="next"'  # RFC 8288; relative, whatever the proxy is called
-        head = {**provenance, "count": len(page.names), "total": page.matching, "next_cursor": page.cursor}
-        offline = [
-            server
-            for server in published.offline
-            if cursor is None and min_risk <= 0 and profile in {None, server["profile"]}
-        ]
-        items = b",".join(published.records[name] for name in page.names)
-        body = to_json(head)[:-1] + b',"predictions":[' + items + b'],"offline":' + to_json(offline) + b"}"
-        return Response(body, 200, headers, "application/json")
+        return Response(answer.body, 200, headers, "application/json")
 
     @app.get("/alerts/active", response_model=schemas.ActiveAlerts, tags=["predictions"], responses=no_model)
     async def alerts_active(request: Request) -> Response:
@@ -316,16 +307,6 @@ def _add_data_routes(app: FastAPI, daemon: Daemon) -> None:
                 extra=result,
             )
         return _json(result)
-
-
-def _invalid_cursor() -> RequestError:
-    return RequestError(
-        422,
-        "invalid-request",
-        "The cursor is none that a page has given.",
-        why="Another place in the fleet could be meant.",
-        fix="Take `next_cursor` of the page before as it is, or leave the cursor out to begin anew.",
-    )
 
 
 def _json(content: Any) -> Response:

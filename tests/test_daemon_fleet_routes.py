@@ -21,7 +21,8 @@ from test_tft_inference import NOW, assert_problem, json_rows, post_and_wait, ru
 import daemon_schemas as schemas
 from config import Settings
 from daemon_fleet_routes import ExplanationAnswer, FleetSummary, Models, Reloaded
-from data_contract import MODEL_WEIGHTS, PROFILE, SERVER_NAME, TIMESTAMP, TRAINING_INFO
+from daemon_pages import KEPT_SETS
+from data_contract import MAX_NAME_LENGTH, MODEL_WEIGHTS, PROFILE, SERVER_NAME, TIMESTAMP, TRAINING_INFO
 from fleet_summary import CursorError, RankedFleet, level_of
 from tft_risk import ServerRisk
 
@@ -62,6 +63,11 @@ def client(module_settings: Settings, tiny_model_dir: Path, silent: str) -> Iter
         post_and_wait(client, json_rows(heard))
         wait_for(lambda: client.get("/fleet/summary").json()["servers"]["offline"] == 1)
         yield client
+
+
+def with_history(settings: Settings, name: str) -> Settings:
+    """The same settings, with nothing measured yet."""
+    return settings.model_copy(update={"history_dir": settings.history_dir / name})
 
 
 # ------------------------------------------------------------------------------------------------------------- summary
@@ -125,10 +131,54 @@ def test_a_profile_and_a_risk_narrow_the_fleet(client: TestClient) -> None:
 
 @pytest.mark.parametrize(
     "query",
-    ["profile=printer", "min_risk=2", "min_risk=nan", "limit=0", "cursor=!", "cursor=YWJj", "cursor=" + "A" * 601],
+    ["profile=printer", "min_risk=2", "min_risk=nan", "limit=0", "cursor=!", "cursor=YWJj", "cursor=" + "A" * 2001],
 )
 def test_parameters_out_of_bounds_are_refused(client: TestClient, query: str) -> None:
     assert_problem(client.get(f"/predictions/current?{query}"), 422, "invalid-request")
+
+
+def test_all_pages_are_of_the_forecasts_of_the_first(module_settings: Settings, tiny_model_dir: Path) -> None:
+    fleet = make_fleet(hours=36, end=NOW)
+    with running(with_history(module_settings, "walk"), tiny_model_dir) as client:
+        post_and_wait(client, json_rows(fleet[fleet[TIMESTAMP] <= NOW - timedelta(hours=6)]))
+        first = client.get("/predictions/current?limit=3").json()
+        whole = {record["server_name"]: record for record in client.get("/predictions/current").json()["predictions"]}
+        expired = client.get("/predictions/current?limit=1").json()["next_cursor"]
+        for hours in (3, 0):  # forecast anew between the pages, with other risks
+            post_and_wait(client, json_rows(fleet[fleet[TIMESTAMP] <= NOW - timedelta(hours=hours)]))
+        newest = client.get("/predictions/current").json()
+        assert newest["prediction_time"] > first["prediction_time"]
+        seen, body = list(first["predictions"]), first
+        while body["next_cursor"]:
+            answer = client.get(f"/predictions/current?limit=3&cursor={body['next_cursor']}")
+            body = answer.json()
+            assert body["prediction_time"] == first["prediction_time"] == answer.headers["X-Prediction-Time"]
+            assert body["generated_at"] == first["generated_at"]
+            seen += body["predictions"]
+        assert {record["server_name"]: record for record in seen} == whole and len(seen) == len(FLEET)
+        assert client.get("/predictions/current?limit=3").json()["prediction_time"] == newest["prediction_time"]
+
+        for count in range(KEPT_SETS):  # as many sets whose pages are turned, and the first is let go
+            post_and_wait(client, json_rows(fleet.assign(**{SERVER_NAME: f"late{count}"}).iloc[-1:]))
+            assert client.get("/predictions/current?limit=1").json()["next_cursor"]
+        problem = assert_problem(client.get(f"/predictions/current?limit=1&cursor={expired}"), 410, "cursor-expired")
+        assert "without a cursor" in problem["fix"]
+        foreign = "00000000" + expired[8:]  # of the process before
+        assert_problem(client.get(f"/predictions/current?cursor={foreign}"), 410, "cursor-expired")
+        assert_problem(client.get(f"/predictions/current?cursor={expired.partition('.')[0]}"), 410, "cursor-expired")
+
+
+def test_a_server_with_the_longest_name_has_a_cursor_that_is_taken(
+    module_settings: Settings, tiny_model_dir: Path
+) -> None:
+    fleet = make_fleet(hours=30, end=NOW)
+    rows = fleet[fleet[SERVER_NAME] == NAME]
+    names = ["\U0001f5a5" * MAX_NAME_LENGTH, "\U0001f5a5" * (MAX_NAME_LENGTH - 1)]
+    with running(with_history(module_settings, "long"), tiny_model_dir) as client:
+        post_and_wait(client, [row for name in names for row in json_rows(rows.assign(**{SERVER_NAME: name}))])
+        first = client.get("/predictions/current?limit=1").json()
+        second = client.get("/predictions/current", params={"cursor": first["next_cursor"]}).json()
+        assert {first["predictions"][0]["server_name"], second["predictions"][0]["server_name"]} == set(names)
 
 
 @given(
