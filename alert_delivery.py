@@ -324,7 +324,10 @@ class AlertDelivery:
         # Long enough for the longest pause after failures, too
         ends_at = now + timedelta(seconds=_LIVES * max(settings.alert_resend_seconds, _LONGEST_RETRY_SECONDS))
         origin = self._desk.origin
-        is_old = origin is not None and now - origin > timedelta(minutes=settings.stale_after_minutes)
+        is_old = origin is not None and (
+            now - origin > timedelta(minutes=settings.stale_after_minutes)
+            or origin - now > timedelta(minutes=settings.max_future_minutes)  # the clock was set back, see /status
+        )
         return [
             alertmanager_alert(
                 outgoing,

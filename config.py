@@ -154,6 +154,9 @@ class Settings(BaseSettings):
 
     # Dashboard
     daemon_url: str = Field("http://127.0.0.1:8000", description="where the dashboard and `status` look for the daemon")
+    daemon_ca_file: Path | None = Field(
+        None, description="certificate (PEM) by which our programs know a daemon whose own is self-signed"
+    )
     api_key: SecretStr | None = Field(
         None,
         description="key that the dashboard, `status` and `--stream` send to the daemon; from the environment alone",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
+import time
 from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -91,6 +92,7 @@ class Daemon:
         self.model_dir = model_dir
         self._data = data
         self._started_at = utc_now()
+        self._started = time.monotonic()  # which goes on evenly when somebody sets the clock
         self._boot = secrets.token_hex(4)  # makes the ETags of this process differ from those of the one before
         self._is_open = False
         self._counts = {"accepted": 0, "duplicates": 0, "rejected": 0}
@@ -561,7 +563,7 @@ class Daemon:
             },
             "model_error": loop.model_error and loop.model_error.as_dict(),
             "started_at": iso_z(self._started_at),
-            "uptime_seconds": round((utc_now() - self._started_at).total_seconds(), 1),
+            "uptime_seconds": round(time.monotonic() - self._started, 1),
             "servers": loop.servers,
             "unknown_servers": names,
             "offline_servers": offline,
@@ -588,10 +590,15 @@ class Daemon:
         }
 
     def _age(self, newest: datetime | None) -> dict[str, Any]:
-        """Whole seconds since the newest row, and whether that is too long. No data at all is not fresh, either."""
-        if newest is None:
+        """Whole seconds since the newest row, and whether that is too long. No data at all is not fresh, either.
+
+        Nor is data from further ahead than any row is taken from: the clock has been set back since, and how old the
+        data is cannot be told from it. Rows at the right time are refused then, so it grows older unseen.
+        """
+        now = utc_now()
+        if newest is None or newest > now + timedelta(minutes=self._settings.max_future_minutes):
             return {"data_age_seconds": None, "stale": True}
-        seconds = max(0, int((utc_now() - newest).total_seconds()))
+        seconds = max(0, int((now - newest).total_seconds()))
         return {"data_age_seconds": seconds, "stale": seconds > self._settings.stale_after_minutes * 60}
 
     def _no_forecast(self, published: PredictionSet, name: str) -> RequestError:

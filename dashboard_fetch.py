@@ -14,6 +14,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Any, Final, Protocol
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -22,6 +23,7 @@ from pydantic import SecretStr
 
 from common_utils import iso_z, utc_now
 from config import key_headers
+from daemon_trust import UNTRUSTED_FIX, UNTRUSTED_WHY, certificate_fault, trust_of
 from dashboard_answers import (
     DASHBOARD_DOCUMENT,
     PART_KINDS,
@@ -90,16 +92,22 @@ class Client(Protocol):
         """Have what a path stands for removed."""
 
 
-def open_client(base_url: str, timeout_seconds: float, api_key: SecretStr | None = None) -> httpx2.Client:
+def open_client(
+    base_url: str, timeout_seconds: float, api_key: SecretStr | None = None, ca_file: Path | None = None
+) -> httpx2.Client:
     """Client with kept-alive connections to the daemon; safe to share between threads.
 
     Parameters
     ----------
     api_key : SecretStr, optional
         Key that every request brings.
+    ca_file : Path, optional
+        Certificate by which a daemon is known whose own is self-signed.
 
     Raises
     ------
+    ConfigurationError
+        If `ca_file` holds no certificate.
     ValueError
         If `base_url` is not an http(s) address.
     """
@@ -110,6 +118,7 @@ def open_client(base_url: str, timeout_seconds: float, api_key: SecretStr | None
         base_url=base_url,
         timeout=timeout_seconds,
         headers={"Accept": "application/json", "User-Agent": "tft-dashboard", **key_headers(api_key)},
+        verify=trust_of(ca_file),
         trust_env=not _is_loopback(parts.hostname),  # a proxy of the environment cannot reach this machine's loopback
     )
 
@@ -333,6 +342,9 @@ def _unreachable(address: str, error: Exception) -> Problem:
     if isinstance(error, httpx2.TimeoutException):
         what = f"The daemon at {address} did not answer in time."
         fix = "See whether the daemon is busy or stuck; TFT_REQUEST_TIMEOUT_SECONDS is how long the dashboard waits."
+    elif fault := certificate_fault(error):
+        what = f"The certificate of the daemon at {address} is not trusted: {fault}."
+        return Problem("unreachable", what, UNTRUSTED_WHY, f"{UNTRUSTED_FIX} Then start the dashboard again.")
     elif isinstance(error, httpx2.ConnectError):
         what = f"No daemon answers at {address}."
         fix = "Start it with `python main.py serve`, or set TFT_DAEMON_URL to where it runs. This page keeps trying."

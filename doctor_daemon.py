@@ -17,7 +17,8 @@ import httpx2
 from child_processes import port_is_free
 from common_utils import utc_now
 from config import Settings, key_headers
-from data_contract import shorten
+from daemon_trust import certificate_fault, trust_of
+from data_contract import ConfigurationError, shorten
 from doctor_findings import Finding
 
 PATIENCE_SECONDS: Final = 3.0
@@ -39,8 +40,15 @@ def check_daemon(settings: Settings, now: datetime | None = None) -> Iterator[Fi
     url = settings.daemon_url.rstrip("/")
     try:
         client = httpx2.Client(
-            base_url=url, timeout=PATIENCE_SECONDS, trust_env=False, headers=key_headers(settings.api_key)
+            base_url=url,
+            timeout=PATIENCE_SECONDS,
+            trust_env=False,
+            headers=key_headers(settings.api_key),
+            verify=trust_of(settings.daemon_ca_file),
         )
+    except ConfigurationError as error:
+        yield Finding("daemon-untrusted", error.what)
+        return
     except (httpx2.InvalidURL, ValueError) as error:
         yield Finding("daemon-stranger", f"daemon_url is {shorten(url)}, which is no address: {error}.")
         return
@@ -57,7 +65,10 @@ def check_daemon(settings: Settings, now: datetime | None = None) -> Iterator[Fi
             yield from _counters(client)
         except httpx2.TimeoutException:
             yield Finding("daemon-hangs", f"{url} did not answer within {PATIENCE_SECONDS:g} s.")
-        except httpx2.ConnectError:
+        except httpx2.ConnectError as error:
+            if fault := certificate_fault(error):
+                yield Finding("daemon-untrusted", f"The certificate of the daemon at {url} is not trusted: {fault}.")
+                return
             yield Finding("daemon-absent", f"Nothing listens at {url}.")
         except (httpx2.HTTPError, httpx2.InvalidURL, ValueError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__

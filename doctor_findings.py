@@ -314,6 +314,13 @@ KINDS: Final[dict[str, Kind]] = {
         "set TFT_DAEMON_URL to the daemon's address",
         "Docs/DAEMON.md",
     ),
+    "daemon-untrusted": Kind(
+        "daemon",
+        "problem",
+        "The dashboard, `status`, `--stream` and this command do not talk to whom they cannot tell from an impostor.",
+        "set TFT_DAEMON_CA_FILE to a copy of the daemon's certificate, and ask at an address that it names",
+        "Docs/DAEMON.md",
+    ),
     "daemon-key": Kind(
         "daemon",
         "problem",

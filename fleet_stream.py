@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from common_utils import iso_z, utc_now
+from daemon_trust import UNTRUSTED_FIX, certificate_fault, trust_of
 from data_contract import (
     DATA_INFO,
     METRIC_COLUMNS,
@@ -34,6 +35,8 @@ from fleet_simulation import SIMULATION_VERSION
 from fleet_tables import GeneratorOptions, Scenario, fleet_tables, scenario_pressure
 
 if TYPE_CHECKING:
+    import ssl
+
     import httpx2
     import pyarrow as pa
 
@@ -127,6 +130,7 @@ def stream(
     *,
     warmup_hours: float = 48.0,
     headers: Mapping[str, str] | None = None,
+    ca_file: Path | None = None,
 ) -> StreamResult:
     """Let the fleet of a folder live on and post its rows to `POST {url}/ingest` until Ctrl-C.
 
@@ -154,6 +158,8 @@ def stream(
         Hours before the beginning that are posted first.
     headers : mapping, optional
         Sent with every request: the key that the daemon asks for.
+    ca_file : Path, optional
+        Certificate by which a daemon is known whose own is self-signed.
 
     Returns
     -------
@@ -163,12 +169,13 @@ def stream(
     Raises
     ------
     ConfigurationError
-        If an option is out of bounds.
+        If an option is out of bounds, or `ca_file` holds no certificate.
     DataFileError
         If the folder holds no generated fleet, or one that begins in the future.
     DaemonError
-        If something else answers at `url`, or the daemon refuses the rows as a whole.
+        If something else answers at `url`, its certificate is not trusted, or it refuses the rows as a whole.
     """
+    verify = trust_of(ca_file)
     _check(url, speed, scenario, hours, warmup_hours)
     options = read_options(out_dir)
     interval = timedelta(seconds=options.interval_seconds)
@@ -187,7 +194,7 @@ def stream(
     )
     result = StreamResult()
     try:
-        with _Poster(url, tell, result, headers or {}) as poster:
+        with _Poster(url, tell, result, headers or {}, verify) as poster:
             started = utc_now()
             following: datetime | None = since
             while following is not None:
@@ -270,8 +277,16 @@ class _Away(Exception):  # noqa: N818 - no error: the daemon is asked again
 class _Poster:
     """Posts rows until they are acknowledged."""
 
-    def __init__(self, url: str, tell: OnEvent, result: StreamResult, headers: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        url: str,
+        tell: OnEvent,
+        result: StreamResult,
+        headers: Mapping[str, str],
+        verify: ssl.SSLContext | bool,
+    ) -> None:
         self._headers = dict(headers)
+        self._verify = verify
         self._url = f"{url.rstrip('/')}/ingest"
         self._wish_url = f"{url.rstrip('/')}/scenario"
         self._tell = tell
@@ -282,7 +297,9 @@ class _Poster:
     def __enter__(self) -> _Poster:
         import httpx2
 
-        self._client = httpx2.Client(timeout=_TIMEOUT_SECONDS, trust_env=False, headers=self._headers)
+        self._client = httpx2.Client(
+            timeout=_TIMEOUT_SECONDS, trust_env=False, headers=self._headers, verify=self._verify
+        )
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -360,6 +377,8 @@ class _Poster:
         except httpx2.InvalidURL as error:
             raise self._refused(str(error)) from error
         except httpx2.TransportError as error:
+            if fault := certificate_fault(error):  # which waiting does not mend
+                raise self._refused(f"its certificate is not trusted ({fault})", UNTRUSTED_FIX) from error
             raise _Away(str(error) or type(error).__name__) from error
         if response.status_code == 429 or response.status_code >= 500:
             raise _Away(f"it answers {response.status_code}", _retry_after(response))

@@ -361,6 +361,7 @@ def _stream(
         tell,
         warmup_hours=warmup_hours,
         headers=key_headers(settings.api_key),
+        ca_file=settings.daemon_ca_file,
     )
     if as_json:
         show_json(result.as_dict())

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime, time, timedelta, timezone
+from pathlib import Path
 from typing import Any, Final
 
 import streamlit as st
@@ -73,9 +74,12 @@ _NEEDS_SERVER: Final = frozenset({SERVER_PANEL, "historical"})
 
 
 @st.cache_resource(show_spinner=False)
-def _shared_connection(base_url: str, timeout_seconds: float, _api_key: SecretStr | None) -> Connection:
+def _shared_connection(
+    base_url: str, timeout_seconds: float, _api_key: SecretStr | None, _ca_file: Path | None
+) -> Connection:
     """One connection for all viewers, so that they share what the daemon has answered."""
-    return Connection(open_client(base_url, timeout_seconds, _api_key), shown_address(base_url), SHARE_SECONDS)
+    client = open_client(base_url, timeout_seconds, _api_key, _ca_file)
+    return Connection(client, shown_address(base_url), SHARE_SECONDS)
 
 
 @st.cache_resource(show_spinner=False, max_entries=4)
@@ -137,7 +141,9 @@ def main(connection: Connection | None = None, settings: Settings | None = None)
     try:
         settings = settings or get_settings()
         if connection is None:
-            connection = _shared_connection(settings.daemon_url, settings.request_timeout_seconds, settings.api_key)
+            connection = _shared_connection(
+                settings.daemon_url, settings.request_timeout_seconds, settings.api_key, settings.daemon_ca_file
+            )
     except ConfigurationError as error:
         render_problem(Problem("failed", error.what, error.why, error.fix, error.document))
         return

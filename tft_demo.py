@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import ssl
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -22,6 +23,7 @@ from rich.markup import escape
 from child_processes import ChildProcesses, ended_by_signals, next_free_port, port_is_free
 from common_utils import read_json
 from config import Settings, key_headers
+from daemon_trust import certificate_fault, trust_of
 from data_contract import DATA_FILE, DATA_INFO, SERVER_MAPPING, DaemonError, DataFileError, profile_for_name
 from tft_predict import show_forecasts
 
@@ -76,7 +78,8 @@ def run_demo(
     with ended_by_signals(), ChildProcesses(LOGS) as children:
         daemon_port = _port(port, settings.daemon_port, "daemon", console)
         page_port = _port(dashboard_port, settings.dashboard_port, "dashboard", console)
-        daemon_url, dashboard_url = (f"http://{HOST}:{each}" for each in (daemon_port, page_port))
+        way = _way_to_daemon(settings, daemon_port)
+        daemon_url, dashboard_url = way.url, f"http://{HOST}:{page_port}"
         with _stage(console, "Fleet") as tell:
             fleet = prepare_fleet(settings, children)
             tell(f"{len(fleet.profiles)} servers in {fleet.data}", made=fleet.made)
@@ -85,20 +88,19 @@ def run_demo(
             tell(model.name, made=trained)
         with _stage(console, "Daemon") as tell:
             children.start("daemon", daemon_command(settings, daemon_port), {"TFT_DEMO_SCENARIOS": "true"})
-            _wait(children, lambda: _answers(f"{daemon_url}/readyz"), FORECAST_SECONDS, "the daemon")
+            _wait(children, lambda: _answers(f"{daemon_url}/readyz", way.verify), FORECAST_SECONDS, "the daemon")
             tell(daemon_url)
         with _stage(console, "Live replay") as tell:
-            children.start("replay", replay_command(settings, daemon_url))
-            _wait(children, lambda: _is_fed(daemon_url, headers), FORECAST_SECONDS, "the live replay")
+            children.start("replay", replay_command(settings, daemon_url), way.environment)
+            _wait(children, lambda: _is_fed(way, headers), FORECAST_SECONDS, "the live replay")
             tell("posts each step of the fleet as it happens")
         with _stage(console, "Dashboard") as tell:
-            environment = {"TFT_DAEMON_URL": daemon_url}
-            children.start("dashboard", dashboard_command(HOST, page_port), environment)
+            children.start("dashboard", dashboard_command(HOST, page_port), way.environment)
             _wait(children, lambda: _answers(f"{dashboard_url}/_stcore/health"), DASHBOARD_SECONDS, "the dashboard")
             tell(dashboard_url)
         with _stage(console, "Forecasts") as tell:
             answer = _wait(
-                children, lambda: _forecasts(daemon_url, fleet, headers), FORECAST_SECONDS, "forecasts of the fleet"
+                children, lambda: _forecasts(way, fleet, headers), FORECAST_SECONDS, "forecasts of the fleet"
             )
             tell(f"{answer['count']} servers")
         console.print()
@@ -107,7 +109,7 @@ def run_demo(
         console.print(f"[bold]Daemon[/bold]     {daemon_url}/predictions/current", highlight=False)
         console.print(f"Ready after {time.monotonic() - began:.0f} s. What the parts print is in {LOGS}/.", style="dim")
         if check:
-            _verify(daemon_url, dashboard_url, fleet, headers, console)
+            _verify(way, dashboard_url, fleet, headers, console)
         else:
             console.print("Ctrl-C stops everything.")
             while True:
@@ -218,28 +220,65 @@ def _wait(children: ChildProcesses, ready: Callable[[], Any], seconds: float, wh
         time.sleep(0.2)
 
 
-def _ask(url: str, headers: Mapping[str, str]) -> Any:
+@dataclass(frozen=True)
+class _Way:
+    """How the demo's daemon is reached.
+
+    Attributes
+    ----------
+    url : str
+    verify : ssl.SSLContext or bool
+        What its certificate is checked by.
+    environment : dict
+        Settings with which the other parts reach it.
+    """
+
+    url: str
+    verify: ssl.SSLContext | bool
+    environment: dict[str, str]
+
+
+def _way_to_daemon(settings: Settings, port: int) -> _Way:
+    """Over HTTPS where the settings have a certificate, which is then known by itself unless they say by what else."""
+    url = f"{'http' if settings.tls_cert is None else 'https'}://{HOST}:{port}"
+    environment = {"TFT_DAEMON_URL": url}
+    ca_file = settings.daemon_ca_file or settings.tls_cert
+    if ca_file is not None:
+        environment["TFT_DAEMON_CA_FILE"] = str(ca_file.absolute())
+    return _Way(url, trust_of(ca_file), environment)
+
+
+def _ask(way: _Way, path: str, headers: Mapping[str, str]) -> Any:
     """JSON of a GET, None while there is no good answer."""
     try:
-        response = httpx2.get(url, timeout=10, trust_env=False, headers=dict(headers))
+        response = httpx2.get(f"{way.url}{path}", timeout=10, trust_env=False, headers=dict(headers), verify=way.verify)
         return response.json() if response.status_code == 200 else None
     except (httpx2.HTTPError, ValueError):
         return None
 
 
-def _answers(url: str) -> bool:
-    with contextlib.suppress(httpx2.HTTPError):
-        return httpx2.get(url, timeout=5, trust_env=False).status_code == 200
-    return False
+def _answers(url: str, verify: ssl.SSLContext | bool = True) -> bool:
+    try:
+        return httpx2.get(url, timeout=5, trust_env=False, verify=verify).status_code == 200
+    except httpx2.HTTPError as error:
+        if fault := certificate_fault(error):  # which waiting does not mend
+            raise DaemonError(
+                f"The certificate of the demo's daemon is not trusted: {fault}.",
+                why="The demo's parts do not talk to whom they cannot tell from an impostor.",
+                fix=f"Have a certificate that names {HOST} (subjectAltName=IP:{HOST}), or run the demo without "
+                "TFT_TLS_CERT; TFT_DAEMON_CA_FILE names the authority of one that is not self-signed.",
+                document="Docs/DAEMON.md",
+            ) from error
+        return False
 
 
-def _is_fed(daemon_url: str, headers: Mapping[str, str]) -> bool:
-    status = _ask(f"{daemon_url}/status", headers)
+def _is_fed(way: _Way, headers: Mapping[str, str]) -> bool:
+    status = _ask(way, "/status", headers)
     return bool(status and status["ingest"]["accepted"] + status["ingest"]["duplicates"])
 
 
-def _forecasts(daemon_url: str, fleet: Fleet, headers: Mapping[str, str]) -> Any:
-    answer = _ask(f"{daemon_url}/predictions/current", headers)
+def _forecasts(way: _Way, fleet: Fleet, headers: Mapping[str, str]) -> Any:
+    answer = _ask(way, "/predictions/current", headers)
     if (
         answer
         and not answer["stale"]
@@ -281,7 +320,7 @@ def _stage(console: Console, name: str) -> Iterator[Callable[..., None]]:
     console.print(f"  [green]✓[/green] {escape(told[0])}  [dim]{took:.1f} s[/dim]", highlight=False, soft_wrap=True)
 
 
-def _verify(daemon_url: str, dashboard_url: str, fleet: Fleet, headers: Mapping[str, str], console: Console) -> None:
+def _verify(way: _Way, dashboard_url: str, fleet: Fleet, headers: Mapping[str, str], console: Console) -> None:
     from tft_demo_check import run_checks
 
     def say(name: str, wrong: str | None) -> None:
@@ -291,7 +330,7 @@ def _verify(daemon_url: str, dashboard_url: str, fleet: Fleet, headers: Mapping[
         )
 
     console.print("[bold]Checks[/bold] …")
-    failures = run_checks(daemon_url, dashboard_url, fleet.profiles, say, headers)
+    failures = run_checks(way.url, dashboard_url, fleet.profiles, say, headers, way.verify, way.environment)
     if failures:
         raise DaemonError(
             f"{len(failures)} check(s) failed:\n" + "\n".join(f"    - {failure}" for failure in failures),

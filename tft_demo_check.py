@@ -11,6 +11,7 @@ import math
 import os
 import re
 import shutil
+import ssl
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -47,6 +48,8 @@ def run_checks(
     fleet: Mapping[str, str],
     say: Callable[[str, str | None], None],
     headers: Mapping[str, str] | None = None,
+    verify: ssl.SSLContext | bool = True,
+    environment: Mapping[str, str] | None = None,
 ) -> list[str]:
     """Run all checks, also after one has failed.
 
@@ -60,6 +63,10 @@ def run_checks(
         Receives the name of each check and None, or what was wrong.
     headers : mapping, optional
         Sent to the daemon with every request: the key that it asks for.
+    verify : ssl.SSLContext or bool
+        What the daemon's certificate is checked by.
+    environment : mapping, optional
+        Settings with which the dashboard's script reaches the daemon.
 
     Returns
     -------
@@ -67,13 +74,15 @@ def run_checks(
         What was wrong, empty when all is well.
     """
     failures = []
-    with httpx2.Client(base_url=daemon_url, timeout=20, trust_env=False, headers=dict(headers or {})) as daemon:
+    with httpx2.Client(
+        base_url=daemon_url, timeout=20, trust_env=False, headers=dict(headers or {}), verify=verify
+    ) as daemon:
         checks: list[tuple[str, Callable[[], None]]] = [
             (f"forecasts of all {len(fleet)} servers in the owner's format", lambda: check_predictions(daemon, fleet)),
             ("one server's path over 8 hours", lambda: check_path(daemon, min(fleet))),
             ("alerts", lambda: check_alerts(daemon)),
             ("health and status", lambda: check_status(daemon, len(fleet))),
-            ("the dashboard's five panels show live data", lambda: check_panels(daemon_url, min(fleet))),
+            ("the dashboard's five panels show live data", lambda: check_panels(daemon_url, min(fleet), environment)),
             ("the dashboard answers over HTTP", lambda: check_dashboard_http(dashboard_url)),
         ]
         if browser := find_browser():
@@ -193,7 +202,7 @@ def _ordered(low: Any, median: Any, high: Any, where: str) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------------ dashboard
-def check_panels(daemon_url: str, server: str) -> None:
+def check_panels(daemon_url: str, server: str, environment: Mapping[str, str] | None = None) -> None:
     """Run the dashboard's script for each panel against the live daemon and read what it draws."""
     done = subprocess.run(  # noqa: S603
         [sys.executable, str(Path(__file__).resolve()), "--read-panels", server],
@@ -201,7 +210,7 @@ def check_panels(daemon_url: str, server: str) -> None:
         text=True,
         timeout=300,
         check=False,
-        env={**os.environ, "TFT_DAEMON_URL": daemon_url},
+        env={**os.environ, **(environment or {}), "TFT_DAEMON_URL": daemon_url},
     )
     if done.returncode != 0:
         raise CheckError(f"the dashboard's script failed: {done.stderr.strip().splitlines()[-1:]}")

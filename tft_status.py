@@ -18,7 +18,16 @@ from rich.table import Table
 
 from common_utils import read_json
 from config import Settings, key_headers
-from data_contract import CONTRACT_VERSION, DATA_FILE, DATA_INFO, MODEL_FILES, MODEL_VERSION, TRAINING_INFO
+from daemon_trust import certificate_fault, trust_of
+from data_contract import (
+    CONTRACT_VERSION,
+    DATA_FILE,
+    DATA_INFO,
+    MODEL_FILES,
+    MODEL_VERSION,
+    TRAINING_INFO,
+    ConfigurationError,
+)
 
 MODEL_KEYS: tuple[str, ...] = ("model_version", "contract_version", "created_at", "validation_loss")
 
@@ -54,7 +63,7 @@ def read_status(settings: Settings) -> dict[str, Any]:
     status: dict[str, Any] = {
         "data": _looked_at(_data, settings.data_dir),
         "model": _looked_at(_model, settings.models_dir / "latest"),
-        "daemon": _daemon(settings.daemon_url, key_headers(settings.api_key)),
+        "daemon": _daemon(settings),
         "dashboard": _dashboard(settings.dashboard_port),
     }
     return {**status, "next": _next_steps(status)}
@@ -96,17 +105,24 @@ def _model(folder: Path) -> dict[str, Any]:
     return {"ok": True, **answer, **{key: info.get(key) for key in MODEL_KEYS}}
 
 
-def _daemon(url: str, headers: dict[str, str]) -> dict[str, Any]:
+def _daemon(settings: Settings) -> dict[str, Any]:
+    url = settings.daemon_url
     try:
-        with httpx2.Client(timeout=PATIENCE_SECONDS, trust_env=False) as client:
-            response = client.get(f"{url.rstrip('/')}/status", headers=headers)
+        verify = trust_of(settings.daemon_ca_file)
+        with httpx2.Client(timeout=PATIENCE_SECONDS, trust_env=False, verify=verify) as client:
+            response = client.get(f"{url.rstrip('/')}/status", headers=key_headers(settings.api_key))
             if response.status_code in {401, 403}:
                 problem = "runs, but lets nobody in without a key of scope read: set TFT_API_KEY"
                 return {"ok": False, "url": url, "problem": problem, "refused": True}
             answer = response.raise_for_status().json()
             if not isinstance(answer, dict) or "model_loaded" not in answer:
                 return {"ok": False, "url": url, "problem": "something else answers at this address"}
+    except ConfigurationError as error:
+        return {"ok": False, "url": url, "problem": error.what, "untrusted": True}
     except (httpx2.HTTPError, httpx2.InvalidURL, ValueError) as error:
+        if fault := certificate_fault(error):
+            problem = f"its certificate is not trusted ({fault}): set TFT_DAEMON_CA_FILE"
+            return {"ok": False, "url": url, "problem": problem, "untrusted": True}
         return {"ok": False, "url": url, "problem": _reason(error)}
     keys = ("model_loaded", "servers", "prediction_time", "stale", "uptime_seconds")
     return {"ok": True, "url": url, **{key: answer.get(key) for key in keys}, "model": answer.get("model")}
@@ -140,6 +156,8 @@ def _next_steps(status: dict[str, Any]) -> list[dict[str, str]]:
         steps.append(("python main.py train", "learn how the fleet behaves"))
     if status["daemon"].get("refused"):
         steps.append(("python main.py keys create --name status --scope read", "make a key, and set TFT_API_KEY to it"))
+    elif status["daemon"].get("untrusted"):
+        steps.append(("export TFT_DAEMON_CA_FILE=cert.pem", "name a copy of the daemon's certificate"))
     elif not status["daemon"]["ok"]:
         steps.append(("python main.py serve", "start the daemon that forecasts"))
     elif not status["daemon"]["servers"]:

@@ -240,6 +240,11 @@ def test_nobody_somebody_else_and_somebody_who_says_nothing(place):
         assert keys_of(check_daemon(load_settings(daemon_url=url))) == {"daemon-hangs"}
 
 
+def test_a_daemon_that_cannot_be_trusted_is_not_asked(place):
+    settings = load_settings(daemon_url="https://127.0.0.1:9", daemon_ca_file=place / "absent.pem")
+    assert keys_of(check_daemon(settings)) == {"daemon-untrusted"}
+
+
 def test_a_daemon_without_model_rows_or_our_key_and_with_damaged_keys(tmp_path):
     keys = tmp_path / "keys.json"
     key, _ = create_key(keys, "doctor", "read")
