@@ -18,10 +18,10 @@ from conftest import FLEET, make_fleet, write_fleet
 from local_answers import LocalAnswers
 from pydantic import SecretStr
 from rich.console import Console
-from test_daemon_process import NOW, Process, daemon, json_rows, wait_for
+from test_daemon_process import Process, daemon, json_rows, wait_for
 
 from api_keys import create_key
-from common_utils import utc_now
+from common_utils import floor_to_step, utc_now
 from config import load_settings
 from doctor import Diagnosis, examine, show_diagnosis
 from doctor_daemon import check_daemon, check_dashboard, clock_findings
@@ -262,7 +262,7 @@ def test_a_daemon_with_damaged_history_old_rows_silent_servers_and_too_many_requ
     (models / "latest").symlink_to(tiny_model_dir.name)
     (folder / "history").mkdir(parents=True)
     (folder / "history" / "history.sqlite3").write_bytes(b"not SQLite at all" * 1000)
-    hours_ago = NOW - timedelta(hours=4)
+    hours_ago = floor_to_step(utc_now(), 5) - timedelta(hours=4)
     old = make_fleet(FLEET, 30, hours_ago)
     silent = make_fleet(("silent1",), 3, hours_ago - timedelta(hours=5))
     with daemon(folder, models / "latest", TFT_RATE_LIMIT_PER_SECOND="20") as process:
@@ -289,7 +289,8 @@ def recorded(tmp_path_factory, tiny_model_dir) -> Iterator[dict[str, object]]:
     """What a real daemon answers: for conditions that would need a full disk or a machine with another clock."""
     folder = tmp_path_factory.mktemp("recorded")
     with daemon(folder, tiny_model_dir) as process:
-        process.post(json_rows(make_fleet(FLEET, 26, NOW)))
+        now = floor_to_step(utc_now(), 5)  # not when the tests were collected: that may be a quarter of an hour ago
+        process.post(json_rows(make_fleet(FLEET, 26, now)))
         wait_for(lambda: process.get("/status")["forecasts"]["count"])
         yield {
             "/status": process.get("/status"),
@@ -324,7 +325,7 @@ def test_a_daemon_of_another_version_with_another_model_failing_forecasts_and_a_
 
 def test_an_alertmanager_that_is_not_there(tmp_path, tiny_model_dir):
     with daemon(tmp_path / "run", tiny_model_dir, TFT_ALERTMANAGER_URL="http://127.0.0.1:9") as process:
-        process.post(json_rows(make_fleet(FLEET, 26, NOW).assign(cpu_pct=99.9)))
+        process.post(json_rows(make_fleet(FLEET, 26, floor_to_step(utc_now(), 5)).assign(cpu_pct=99.9)))
         wait_for(lambda: process.get("/alerts/active")["alerts"])
         wait_for(lambda: "daemon-alerts-undelivered" in asked(process, tmp_path))
 
