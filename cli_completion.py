@@ -82,35 +82,50 @@ def _words(options: Sequence[OptionWords]) -> list[str]:
     return [*words, *(name for option in options if option.is_option for name in option.names), "--help"]
 
 
+_FISH: Final = """\
+# Completion of `python main.py` and `./main.py` for fish: python main.py completion fish | source
+function __tft_after  # whether the words given are those after main.py; --last: and nothing stands after them
+    set -l words (commandline -opc)
+    set -l at (contains -i -- main.py (string replace -r '.*/' '' -- $words)); or return 1
+    set -e words[1..$at]
+    set words (string match -v -- '-*' $words)
+    if test "$argv[1]" = --last
+        set -e argv[1]
+        test (count $words) -eq (count $argv); or return 1
+    end
+    set -l length (count $argv)
+    test $length -eq 0; and return 0
+    test (count $words) -ge $length; and test "$words[1..$length]" = "$argv"
+end
+"""
+
+
 def _fish(commands: Sequence[CommandWords]) -> str:
-    lines = ["# Completion of `python main.py` and `./main.py` for fish: python main.py completion fish | source"]
-    first = list(dict.fromkeys(command.words[0] for command in commands))
-    seen = "string match -q '*main.py*' (commandline -o)"
-    for name in first:
-        about = next(command.help for command in commands if command.words[0] == name).split("\n")[0]
-        when = f"{seen}; and not __fish_seen_subcommand_from {' '.join(first)}"
-        lines += [_fish_line(program, when, f"-a {name} -d {_quoted(about)}") for program in _PROGRAMS]
+    lines = []
     for command in commands:
-        when = f"{seen}; and __fish_seen_subcommand_from {command.words[0]}"
-        if len(command.words) > 1:
-            here = f"{when}; and not __fish_seen_subcommand_from {command.words[1]}"
-            lines += [_fish_line(program, here, f"-a {command.words[1]}") for program in _PROGRAMS]
-            when += f"; and __fish_seen_subcommand_from {command.words[1]}"
+        *group, own = command.words
+        about = _quoted(command.help.split("\n")[0])
+        if group:
+            lines.append(_fish_line(["--last"], f"-f -a {group[0]}"))
+            lines.append(_fish_line(["--last", *group], f"-f -a {own} -d {about}"))
+        else:
+            lines.append(_fish_line(["--last"], f"-f -a {own} -d {about}"))
         for option in command.options:
+            choices = f"-a {_quoted(' '.join(option.choices))}" if option.choices else ""
             if not option.is_option:
+                lines += [_fish_line(command.words, f"-f {choices}")] if choices else []
                 continue
-            takes = f" -x -a {_quoted(' '.join(option.choices))}" if option.choices else " -r" * option.takes_value
+            takes = f"-x {choices} " if choices else "-r " if option.takes_value else ""
             for name in option.names:
-                rest = f"-l {name.removeprefix('--')}{takes} -d {_quoted(option.help)}"
-                lines += [_fish_line(program, when, rest) for program in _PROGRAMS]
-    return "\n".join(lines) + "\n"
+                lines.append(
+                    _fish_line(command.words, f"-l {name.removeprefix('--')} {takes}-d {_quoted(option.help)}")
+                )
+    return _FISH + "\n".join(dict.fromkeys(lines)) + "\n"
 
 
-_PROGRAMS: Final = ("main.py", "python", "python3")
-
-
-def _fish_line(program: str, when: str, rest: str) -> str:
-    return f"complete -c {program} -n {_quoted(when)} {rest}"
+def _fish_line(words: Sequence[str], rest: str) -> str:
+    """A line for the script itself and for a Python that runs it."""
+    return f"complete -c main.py -c python -c python3 -n '__tft_after {' '.join(words)}' {rest}"
 
 
 def _quoted(text: str) -> str:

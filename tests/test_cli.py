@@ -120,8 +120,39 @@ def test_the_script_that_is_printed_is_taken_by_its_shell(tmp_path):
     assert run("completion", "tcsh", cwd=tmp_path).returncode == 2
 
 
-@pytest.mark.parametrize("shell", ["bash"])
-def test_the_script_can_be_evaluated_as_the_page_says(shell, tmp_path):
-    line = f'eval "$({sys.executable} {ROOT / "main.py"} completion {shell})"; complete -p main.py'
-    done = subprocess.run([shell, "--norc", "-c", line], capture_output=True, text=True, check=True, cwd=tmp_path)
-    assert "-F _tft" in done.stdout
+def _shell_says(shell: list[str], script: str, cwd: Path) -> str:
+    if not shutil.which(shell[0]):
+        pytest.skip(f"no {shell[0]}: apt-get install {shell[0]}")
+    done = subprocess.run([*shell, script], capture_output=True, text=True, check=True, cwd=cwd, timeout=60)
+    assert done.stderr == ""
+    return done.stdout
+
+
+@pytest.mark.parametrize(
+    ("shell", "begin", "ask", "answer"),
+    [
+        (["bash", "--norc", "-c"], 'eval "$(%s)"', "complete -p main.py", "complete -o default -F _tft main.py"),
+        (["zsh", "-f", "-c"], 'eval "$(%s)"', "print -r $_comps[main.py]", "_bash_complete -o default -F _tft"),
+        (["fish", "--no-config", "-c"], "%s | source", "complete -C 'main.py doct' | string split -f1 \\t", "doctor"),
+    ],
+)
+def test_the_script_can_be_evaluated_as_the_page_says(shell, begin, ask, answer, tmp_path):
+    begin %= f"{sys.executable} {ROOT / 'main.py'} completion {shell[0]}"
+    assert _shell_says(shell, f"{begin}; {ask}", tmp_path).strip() == answer
+
+
+def test_fish_completes_what_bash_does(tmp_path):
+    (tmp_path / "completion.fish").write_text(run("completion", "fish", cwd=tmp_path).stdout)
+    expected = {
+        "python main.py d": {"doctor", "dashboard", "demo"},
+        "./main.py keys ": {"create", "list", "revoke"},
+        "python3 /opt/tft/main.py keys create --scope ": {"read", "write", "admin"},
+        "python main.py generate --servers 90 --format p": {"parquet", "partitioned"},
+        "python main.py completion ": {"bash", "zsh", "fish"},
+        "python main.py train --pres": {"--preset"},
+        "python other.py d": set(),
+    }
+    lines = "; ".join(f"echo (complete -C '{line}' | string split -f1 \\t)" for line in expected)
+    said = _shell_says(["fish", "--no-config", "-c"], f"source completion.fish; {lines}", tmp_path).splitlines()
+    files = {"completion.fish"}  # fish offers them where nothing better is known
+    assert [set(line.split()) - files for line in said] == list(expected.values())
