@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/requirements.sha256
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo notebook test docs lint format lock resolve baselines clean
+.PHONY: help setup demo notebook test coverage bench docs lint format lock resolve audit baselines clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
@@ -32,8 +32,17 @@ else
 	@exec $(BIN)/jupyter lab _StartHere.ipynb
 endif
 
-test: $(STAMP)  ## all tests
-	$(BIN)/python -m pytest
+test: $(STAMP)  ## all tests; RANDOM=1 shuffles modules and tests, RANDOM=1234 as the run that said so did
+	$(BIN)/python -m pytest $(if $(RANDOM),-p randomly $(if $(filter-out 1,$(RANDOM)),-p randomly_seed=$(RANDOM)))
+
+coverage: $(STAMP)  ## all tests, and how much of our lines they run, those of started programs included; below 90 % is an error
+	@rm -f .coverage .coverage.*
+	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report --fail-under=90
+
+bench: $(STAMP)  ## all benchmarks, short runs, into bench/results.jsonl; FULL=1 for figures that may be quoted
+	@exec $(BIN)/python benchmarks/run_all.py $(if $(FULL),--full)
 
 docs: $(STAMP)  ## write Docs/CLI.md and Docs/LICENSES.md anew
 	$(BIN)/python cli_page.py
@@ -67,6 +76,11 @@ resolve: $(STAMP)  ## prove that requirements.txt resolves for Python 3.10 to 3.
 	done
 
 # Not into .venv: statsforecast holds pandas at an older version than the product's.
+# --strict: what the database does not know, or cannot be asked for, is an error and no all-clear.
+audit: $(STAMP)  ## known vulnerabilities of the pinned packages (asks PyPI)
+	$(BIN)/python -m pip install --quiet 'pip-audit>=2.9,<3'
+	$(BIN)/pip-audit --strict --disable-pip --no-deps --progress-spinner off --requirement requirements.lock
+
 baselines: $(STAMP)  ## an environment with statsforecast, for the AutoETS and AutoTheta baselines of backtests
 	$(BIN)/python -m venv .venv-baselines
 	.venv-baselines/bin/python -m pip install --quiet -r requirements-baselines.txt
