@@ -4,10 +4,10 @@ BIN := .venv/bin
 STAMP := .venv/requirements.sha256
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo notebook test coverage bench docs lint format lock resolve audit baselines clean
+.PHONY: help setup demo notebook test coverage screenshots bench docs lint format lock resolve audit baselines clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
 
 setup: $(STAMP)  ## make .venv and install the pinned packages (the other targets do it when needed)
 
@@ -40,6 +40,9 @@ coverage: $(STAMP)  ## all tests, and how much of our lines they run, those of s
 	$(BIN)/coverage run -m pytest
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --fail-under=90
+
+screenshots: $(STAMP)  ## renew the pictures that the dashboard is compared with (tests/screenshots)
+	PYTHONPATH=. $(BIN)/python tests/dashboard_pictures.py
 
 bench: $(STAMP)  ## all benchmarks, short runs, into bench/results.jsonl; FULL=1 for figures that may be quoted
 	@exec $(BIN)/python benchmarks/run_all.py $(if $(FULL),--full)
