@@ -98,8 +98,8 @@ def replay(
     for number, column in enumerate(columns.tolist()):
         forecast = predict(grid.until(grid.first_step + column))
         by_step = breach_probability(forecast, thresholds)
-        raw[number] = raw_risk(forecast, thresholds, by_step, reader)
-        steps[number] = breach_steps(np.moveaxis(np.nan_to_num(by_step), 1, -1))
+        risk = raw_risk(forecast, thresholds, by_step, reader)
+        raw[number], steps[number] = risk.probability, breach_steps(risk.course)
         if progress is not None:
             progress(number + 1, len(columns))
     return RiskHistory(columns, raw, steps)

@@ -1,9 +1,9 @@
-"""How likely a metric crosses its threshold, read off a forecast and the day before it by a small network.
+"""How likely a metric crosses its threshold, and when: read off a forecast and the day before it by small networks.
 
-Quantiles of single steps do not say whether a threshold is crossed at some step: that depends on how the steps hang
-together, and on how far the metric has already gone on its way. The reader is trained on the model's own forecasts of
-the time that it learned from (`breach_training.py`) and sees each metric as shares of its threshold, so that one
-reader serves all metrics, profiles and servers. NumPy only: it is served without torch.
+Quantiles of single steps do not say whether a threshold is crossed at some step, nor at which first: that depends on
+how the steps hang together, and on how far the metric has already gone on its way. The reader is trained on the model's
+own forecasts of the time that it learned from (`breach_training.py`) and sees each metric as shares of its threshold,
+so that one reader serves all metrics, profiles and servers. NumPy only: it is served without torch.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ Floats = npt.NDArray[np.float32]
 
 RECENT_STEPS: Final = 288  # the day before
 PREFIX: Final = "breach."
+CLOCK_ENDS: Final = (1, 2, 3, 4, 6, 8, 12, 18, 24, 36, 48, 72, HORIZON_STEPS)  # steps to a breach: last one of each bin
+_CLOCK: Final = "clock."  # after the prefix, of the networks that say when
 _MOST_NETWORKS, _MOST_LAYERS, _MOST_WIDTH = 8, 4, 512
 
 _LAGS = (0, 1, 2, 3, 4, 5, 7, 9, 11, 17, 23, 35, 47, 71)
@@ -136,67 +138,75 @@ def count_inputs() -> int:
     return int(inputs.shape[-1])
 
 
+Network = tuple[tuple[Floats, Floats], ...]  # layers: weights (out, in) and biases, SiLU between them
+
+
 @dataclass(frozen=True)
 class BreachReader:
-    """Small networks whose mean probability is the risk; each is layers of weights (out, in) and biases.
+    """Small networks whose mean is what is said of breaches.
 
     Attributes
     ----------
     mean, spread : float32 arrays, (n_inputs,)
         By which inputs are scaled.
-    networks : tuple of tuple of (weight, bias)
-        SiLU between the layers; the last one gives a logit.
+    networks : tuple of Network
+        Each gives a logit: whether a breach comes.
+    clocks : tuple of Network
+        Each gives a logit for each bin of `CLOCK_ENDS`: when it comes, if it does. Empty where too few breaches were
+        learned from, and in models made before there were clocks.
     """
 
     mean: Floats
     spread: Floats
-    networks: tuple[tuple[tuple[Floats, Floats], ...], ...]
+    networks: tuple[Network, ...]
+    clocks: tuple[Network, ...] = ()
 
     def __call__(self, inputs: Floats) -> Floats:
-        """Probabilities, (…) of inputs (…, n_inputs)."""
+        """Probabilities of a breach, (…) of inputs (…, n_inputs)."""
         scaled = scaled_inputs(inputs, self.mean, self.spread)
         total: npt.NDArray[Any] = np.zeros(inputs.shape[:-1], dtype=np.float32)
         for layers in self.networks:
-            hidden = scaled
-            for weight, bias in layers[:-1]:
-                hidden = hidden @ weight.T + bias
-                hidden = hidden / (1 + np.exp(-np.clip(hidden, -60, 60)))
-            weight, bias = layers[-1]
-            total += 1 / (1 + np.exp(-np.clip((hidden @ weight.T + bias)[..., 0], -60, 60)))
+            total += 1 / (1 + np.exp(-np.clip(_through(layers, scaled)[..., 0], -60, 60)))
         return (total / len(self.networks)).astype(np.float32)
+
+    def course(self, inputs: Floats) -> Floats:
+        """How likely the breach, if it comes, has come by each step, (…, 96) of inputs (…, n_inputs); it ends at 1.
+
+        Raises
+        ------
+        ValueError
+            If the reader has no clocks.
+        """
+        if not self.clocks:
+            raise ValueError("this reader of breaches has no clocks")
+        scaled = scaled_inputs(inputs, self.mean, self.spread)
+        total: npt.NDArray[Any] = np.zeros((*inputs.shape[:-1], len(CLOCK_ENDS)), dtype=np.float32)
+        for layers in self.clocks:
+            logits = _through(layers, scaled)
+            odds = np.exp(logits - logits.max(axis=-1, keepdims=True))
+            total += odds / odds.sum(axis=-1, keepdims=True)
+        lengths = np.diff((0, *CLOCK_ENDS))
+        course = np.repeat(total / lengths, lengths, axis=-1).cumsum(axis=-1)
+        return np.asarray(course / course[..., -1:], dtype=np.float32)
 
     def arrays(self) -> dict[str, Floats]:
         """Its numbers by name, as they are kept beside a model's weights."""
         named = {f"{PREFIX}mean": self.mean, f"{PREFIX}spread": self.spread}
-        for n, layers in enumerate(self.networks):
-            for k, (weight, bias) in enumerate(layers):
-                named |= {f"{PREFIX}{n}.{k}.weight": weight, f"{PREFIX}{n}.{k}.bias": bias}
+        for group, networks in (("", self.networks), (_CLOCK, self.clocks)):
+            for n, layers in enumerate(networks):
+                for k, (weight, bias) in enumerate(layers):
+                    named |= {f"{PREFIX}{group}{n}.{k}.weight": weight, f"{PREFIX}{group}{n}.{k}.bias": bias}
         return named
 
     @classmethod
     def from_arrays(cls, named: Mapping[str, npt.NDArray[Any]]) -> BreachReader:
         """Inverse of `arrays`; ValueError on anything else."""
-        places = [re.fullmatch(rf"{re.escape(PREFIX)}(\d)\.(\d)\.weight", name) for name in named]
-        depth: dict[int, int] = {}
-        for found in filter(None, places):
-            depth[int(found[1])] = max(depth.get(int(found[1]), 0), int(found[2]) + 1)
-        if not depth or len(depth) > _MOST_NETWORKS or max(depth.values()) > _MOST_LAYERS:
-            raise ValueError(f"a reader of breaches has 1 to {_MOST_NETWORKS} networks of 1 to {_MOST_LAYERS} layers")
         width = count_inputs()
         expected: dict[str, tuple[int, ...]] = {f"{PREFIX}mean": (width,), f"{PREFIX}spread": (width,)}
-        networks = []
-        for n in sorted(depth):
-            layers = []
-            size = width
-            for k in range(depth[n]):
-                weight, bias = (named.get(f"{PREFIX}{n}.{k}.{part}") for part in ("weight", "bias"))
-                if weight is None or bias is None:
-                    raise ValueError(f"layer {k} of network {n} of the reader of breaches is not there")
-                out = 1 if k == depth[n] - 1 else min(len(bias), _MOST_WIDTH)
-                expected |= {f"{PREFIX}{n}.{k}.weight": (out, size), f"{PREFIX}{n}.{k}.bias": (out,)}
-                layers.append((weight, bias))
-                size = out
-            networks.append(tuple(layers))
+        networks = _networks(named, PREFIX, width, 1, expected)
+        if not networks:
+            raise ValueError(f"a reader of breaches has 1 to {_MOST_NETWORKS} networks of 1 to {_MOST_LAYERS} layers")
+        clocks = _networks(named, PREFIX + _CLOCK, width, len(CLOCK_ENDS), expected)
         for name in sorted(expected.keys() | named.keys()):
             array = named.get(name)
             if array is None or array.shape != expected.get(name) or array.dtype != np.float32:
@@ -205,7 +215,41 @@ class BreachReader:
                 raise ValueError(f"{name} holds values that are not finite")
         if not (named[f"{PREFIX}spread"] > 0).all():
             raise ValueError(f"{PREFIX}spread holds values that are not above 0")
-        return cls(named[f"{PREFIX}mean"], named[f"{PREFIX}spread"], tuple(networks))
+        return cls(named[f"{PREFIX}mean"], named[f"{PREFIX}spread"], networks, clocks)
+
+
+def _networks(
+    named: Mapping[str, npt.NDArray[Any]], prefix: str, width: int, outputs: int, expected: dict[str, tuple[int, ...]]
+) -> tuple[Network, ...]:
+    """The networks of a group, whose arrays' shapes are added to those expected."""
+    depth: dict[int, int] = {}
+    for found in filter(None, (re.fullmatch(rf"{re.escape(prefix)}(\d)\.(\d)\.weight", name) for name in named)):
+        depth[int(found[1])] = max(depth.get(int(found[1]), 0), int(found[2]) + 1)
+    if len(depth) > _MOST_NETWORKS or max(depth.values(), default=0) > _MOST_LAYERS:
+        raise ValueError(f"a reader of breaches has 1 to {_MOST_NETWORKS} networks of 1 to {_MOST_LAYERS} layers")
+    networks = []
+    for n in sorted(depth):
+        layers = []
+        size = width
+        for k in range(depth[n]):
+            weight, bias = (named.get(f"{prefix}{n}.{k}.{part}") for part in ("weight", "bias"))
+            if weight is None or bias is None:
+                raise ValueError(f"layer {k} of network {n} of the reader of breaches is not there")
+            out = outputs if k == depth[n] - 1 else min(len(bias), _MOST_WIDTH)
+            expected |= {f"{prefix}{n}.{k}.weight": (out, size), f"{prefix}{n}.{k}.bias": (out,)}
+            layers.append((weight, bias))
+            size = out
+        networks.append(tuple(layers))
+    return tuple(networks)
+
+
+def _through(layers: Network, hidden: Floats) -> npt.NDArray[Any]:
+    """What a network gives of scaled inputs."""
+    for weight, bias in layers[:-1]:
+        hidden = hidden @ weight.T + bias
+        hidden = hidden / (1 + np.exp(-np.clip(hidden, -60, 60)))
+    weight, bias = layers[-1]
+    return np.asarray(hidden @ weight.T + bias)
 
 
 def scaled_inputs(inputs: Floats, mean: Floats, spread: Floats) -> Floats:
@@ -217,14 +261,19 @@ def scaled_inputs(inputs: Floats, mean: Floats, spread: Floats) -> Floats:
 def _self_check() -> None:
     rng = np.random.default_rng(0)
     width = count_inputs()
-    layers = tuple(
-        (rng.normal(size=(out, size)).astype(np.float32), np.zeros(out, dtype=np.float32))
-        for out, size in ((8, width), (1, 8))
+    told, when = (
+        tuple(
+            (rng.normal(size=(out, size)).astype(np.float32), np.zeros(out, dtype=np.float32))
+            for out, size in ((8, width), (outputs, 8))
+        )
+        for outputs in (1, len(CLOCK_ENDS))
     )
-    reader = BreachReader(np.zeros(width, dtype=np.float32), np.ones(width, dtype=np.float32), (layers,))
+    reader = BreachReader(np.zeros(width, dtype=np.float32), np.ones(width, dtype=np.float32), (told,), (when,))
     again = BreachReader.from_arrays(reader.arrays())
     inputs = rng.normal(size=(5, 4, width)).astype(np.float32)
     assert np.array_equal(reader(inputs), again(inputs)) and reader(inputs).shape == (5, 4)
+    course = again.course(inputs)
+    assert course.shape == (5, 4, HORIZON_STEPS) and (np.diff(course) >= 0).all() and (course[..., -1] == 1).all()
     print("✅ All tests passed")
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from alert_events import Event, find_crossings, limits_of, outcomes
 from alert_replay import CALL_COST, MOST_FORECASTS, fit_risk_calibration
-from breach_reader import BreachReader, Floats, scaled_inputs
+from breach_reader import CLOCK_ENDS, BreachReader, Floats, Network, scaled_inputs
 from config import Settings
 from data_contract import HORIZON_STEPS, METRIC_COLUMNS
 from fleet_grid import FleetGrid
@@ -91,11 +91,35 @@ def train_risk_calibration(
 
 @dataclass(frozen=True)
 class Lessons:
-    """What a reader learns from, one row per metric of a forecast that is not in trouble."""
+    """What a reader learns from, one row per metric of a forecast that is not in trouble.
+
+    Attributes
+    ----------
+    inputs : float32 array, (n, n_inputs)
+    steps : int64 array, (n,)
+        In how many steps the breach came; 0 where none did.
+    stands_for : float32 array, (n,)
+        How many forecasts each row stands for.
+    """
 
     inputs: Floats
-    came_true: npt.NDArray[np.bool_]
-    weight: Floats
+    steps: npt.NDArray[np.int64]
+    stands_for: Floats
+
+    @property
+    def came_true(self) -> npt.NDArray[np.bool_]:
+        """Whether a breach came, (n,)."""
+        return self.steps > 0
+
+    @property
+    def weight(self) -> Floats:
+        """How much each row counts for whether one comes, (n,): before a breach the less, the longer before.
+
+        Most breaches cannot be seen hours before. Forecasts from then have the same label as those that show the way to
+        it, and are more; a network that must tell them apart from calm ones learns by heart on which servers they were.
+        """
+        near = np.where(self.came_true, np.exp(-(self.steps - 1) / _FADING_STEPS), 1.0)
+        return (near * self.stands_for).astype(np.float32)
 
 
 def gather_lessons(
@@ -141,8 +165,8 @@ def gather_lessons(
     others = min(1.0, (room - taken * n_eventful) / max(1, eventful.size - n_eventful))
     share = np.where(eventful, taken, others)
     chosen = rng.random(share.shape) < share
-    near = _nearness(told, columns, grid.n_servers)
-    inputs, came_true, weight = [], [], []
+    until = _steps_until(told, columns, grid.n_servers)
+    inputs, steps, weight = [], [], []
     for number, column in enumerate(columns.tolist()):
         servers = np.flatnonzero(chosen[number])
         if len(servers):
@@ -151,14 +175,14 @@ def gather_lessons(
             by_step = breach_probability(forecast, limits[servers])
             usable = ~during[number][servers] & np.isfinite(by_step[:, 0])
             inputs.append(inputs_of_reader(forecast, limits[servers], by_step)[usable])
-            came_true.append(ahead[number][servers][usable])
-            stands_for = near[number][servers] / (drawn[number] * share[number][servers][:, None])
-            weight.append(stands_for[usable].astype(np.float32))
+            steps.append(until[number][servers][usable])
+            stands_for = 1 / (drawn[number] * share[number][servers])
+            weight.append(np.broadcast_to(stands_for[:, None], usable.shape)[usable].astype(np.float32))
         if progress is not None:
             progress(number + 1, len(columns))
     if not inputs:
         return None
-    return Lessons(np.concatenate(inputs), np.concatenate(came_true), np.concatenate(weight))
+    return Lessons(np.concatenate(inputs), np.concatenate(steps), np.concatenate(weight))
 
 
 def _drawn_columns(
@@ -179,18 +203,16 @@ def _drawn_columns(
     return columns[chosen], chance[chosen]
 
 
-def _nearness(events: Sequence[Event], columns: npt.NDArray[np.int64], n_servers: int) -> Floats:
-    """How much each forecast counts, (columns, n_servers, n_metrics): before a breach the less, the longer before.
+def _steps_until(events: Sequence[Event], columns: npt.NDArray[np.int64], n_servers: int) -> npt.NDArray[np.int64]:
+    """In how many steps the next breach comes after each forecast, (columns, n_servers, n_metrics).
 
-    Most breaches cannot be seen hours before. Forecasts from then have the same label as those that show the way to it,
-    and are more; a network that must tell them apart from calm ones learns by heart on which servers they were.
+    1 is the first step of the horizon, 0 stands for no breach within it.
     """
-    near = np.ones((len(columns), n_servers, len(METRIC_COLUMNS)), dtype=np.float32)
+    until = np.zeros((len(columns), n_servers, len(METRIC_COLUMNS)), dtype=np.int64)
     for event in sorted(events, key=lambda each: -each.breach):  # the next breach has the last word
         first, last = np.searchsorted(columns, (event.breach - HORIZON_STEPS + 1, event.breach + 1))
-        weight = np.exp(-(event.breach - columns[first:last]) / _FADING_STEPS).astype(np.float32)
-        near[first:last, event.server, list(event.metrics)] = weight[:, None]
-    return near
+        until[first:last, event.server, list(event.metrics)] = (event.breach - columns[first:last] + 1)[:, None]
+    return until
 
 
 def train_reader(lessons: Lessons, seed: int) -> BreachReader | None:
@@ -199,27 +221,65 @@ def train_reader(lessons: Lessons, seed: int) -> BreachReader | None:
         return None
     mean, spread = lessons.inputs.mean(axis=0), lessons.inputs.std(axis=0) + np.float32(1e-3)
     inputs = torch.from_numpy(scaled_inputs(lessons.inputs, mean, spread))
-    labels = torch.from_numpy(lessons.came_true.astype(np.float32))
+    came = torch.from_numpy(lessons.came_true)
     weight = torch.from_numpy(lessons.weight / lessons.weight.mean())
+    # When a breach comes is learned from all forecasts before one alike, whether it was near or far.
+    bins = torch.from_numpy(np.searchsorted(CLOCK_ENDS, lessons.steps[lessons.came_true]))
+    counts = torch.from_numpy(lessons.stands_for[lessons.came_true])
     with torch.random.fork_rng(devices=[]):
-        networks = []
+        networks, clocks = [], []
         for number in range(_NETWORKS):
             torch.manual_seed(seed % (2**31) + number)
-            networks.append(_train(inputs, labels, weight))
-    return BreachReader(mean.astype(np.float32), spread.astype(np.float32), tuple(networks))
+            networks.append(_train(_Whether(came.float()), inputs, weight))
+            clocks.append(_train(_When(bins), inputs[came], counts / counts.mean()))
+    return BreachReader(mean.astype(np.float32), spread.astype(np.float32), tuple(networks), tuple(clocks))
 
 
-def _train(inputs: Tensor, labels: Tensor, weight: Tensor) -> tuple[tuple[Floats, Floats], ...]:
+class _Whether:
+    """Loss of what says whether a breach comes."""
+
+    outputs = 1
+
+    def __init__(self, labels: Tensor) -> None:
+        self._labels = labels
+
+    def usual(self, weight: Tensor) -> Tensor:
+        """Logits of who knows nothing: the base rate."""
+        rate = float((self._labels * weight).sum() / weight.sum())
+        return torch.tensor([math.log(max(rate, 1e-6) / max(1 - rate, 1e-6))])
+
+    def __call__(self, logits: Tensor, rows: Tensor) -> Tensor:
+        labels = self._labels[rows]
+        return nn.functional.binary_cross_entropy_with_logits(logits[:, 0], labels, reduction="none")
+
+
+class _When:
+    """Loss of what says in which bin of `CLOCK_ENDS` it comes."""
+
+    outputs = len(CLOCK_ENDS)
+
+    def __init__(self, bins: Tensor) -> None:
+        self._bins = bins
+
+    def usual(self, weight: Tensor) -> Tensor:
+        """Logits of who knows nothing: how often it came in each bin, and once more."""
+        share = torch.bincount(self._bins, weight, minlength=self.outputs) + 1
+        return torch.log(share / share.sum()).float()
+
+    def __call__(self, logits: Tensor, rows: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(logits, self._bins[rows], reduction="none")
+
+
+def _train(loss_of: _Whether | _When, inputs: Tensor, weight: Tensor) -> Network:
     """Layers of one network."""
     parts: list[nn.Module] = []
     size = inputs.shape[1]
     for width in _WIDTHS:
         parts += [nn.Linear(size, width), nn.SiLU(), nn.Dropout(_DROPOUT)]
         size = width
-    network = nn.Sequential(*parts, nn.Linear(size, 1))
-    # Without knowing anything, the base rate.
-    rate = float((labels * weight).sum() / weight.sum())
-    network[-1].bias.data.fill_(math.log(max(rate, 1e-6) / max(1 - rate, 1e-6)))  # type: ignore[operator]
+    last = nn.Linear(size, loss_of.outputs)
+    last.bias.data.copy_(loss_of.usual(weight))
+    network = nn.Sequential(*parts, last)
     steps = min(max(_PASSES * math.ceil(len(inputs) / _BATCH), _LEAST_STEPS), _MOST_STEPS)
     optimiser = torch.optim.AdamW(network.parameters(), lr=_RATE, weight_decay=_WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, _RATE, total_steps=steps)
@@ -229,9 +289,7 @@ def _train(inputs: Tensor, labels: Tensor, weight: Tensor) -> tuple[tuple[Floats
         if len(order) < min(_BATCH, len(inputs)):
             order = torch.randperm(len(inputs))
         rows, order = order[:_BATCH], order[_BATCH:]
-        logits = network(inputs[rows])[:, 0]
-        losses: Any = nn.functional.binary_cross_entropy_with_logits(logits, labels[rows], reduction="none")
-        loss = (losses * weight[rows]).mean()
+        loss: Any = (loss_of(network(inputs[rows]), rows) * weight[rows]).mean()
         optimiser.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
@@ -245,7 +303,8 @@ def _self_check() -> None:
     rng = np.random.default_rng(0)
     inputs = rng.normal(size=(20_000, 6)).astype(np.float32)
     truth = 1 / (1 + np.exp(3 - 2 * inputs[:, 0]))
-    reader = train_reader(Lessons(inputs, rng.random(len(inputs)) < truth, np.ones(len(inputs), dtype=np.float32)), 1)
+    steps = (rng.random(len(inputs)) < truth).astype(np.int64)
+    reader = train_reader(Lessons(inputs, steps, np.ones(len(inputs), dtype=np.float32)), 1)
     assert reader is not None and np.abs(reader(inputs) - truth).mean() < 0.03
     print("✅ All tests passed")
 

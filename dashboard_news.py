@@ -120,8 +120,8 @@ class AlertRow:
     already : bool
         The metric is over its threshold now.
     start, end : float
-        The earliest and the latest that the breach is expected (the forecast's p90 and p10), in percent of the 8
-        hours; `end` is 100 where it may not come at all.
+        The earliest and the latest that the breach is expected, as the alert says, in percent of the 8 hours;
+        `end` is 100 where it may not come at all.
     median : float or None
         The same of its median; None where that does not reach the threshold.
     """

@@ -9,7 +9,7 @@ is the largest P(value > threshold) over the steps; either is mapped to what it 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
@@ -105,28 +105,49 @@ def inputs_of_reader(
     return reader_inputs(recent, thresholds, forecast.profiles, origin_step, by_step, median, high)
 
 
+@dataclass(frozen=True)
+class RawRisk:
+    """What is read off a forecast before calibration.
+
+    Attributes
+    ----------
+    probability : float array, (n_servers, n_metrics)
+        How likely a breach is; NaN where there is no forecast.
+    course : float32 array, (n_servers, n_metrics, 96)
+        By each step, how likely it has come: a share of what it is at the last one.
+    """
+
+    probability: npt.NDArray[np.float64]
+    course: npt.NDArray[np.float32]
+
+
 def raw_risk(
     forecast: Forecast,
     thresholds: npt.NDArray[np.float64],
     by_step: npt.NDArray[np.float64],
     reader: BreachReader | None,
-) -> npt.NDArray[np.float64]:
-    """How likely a breach is before calibration, (n_servers, n_metrics); NaN where there is no forecast.
+) -> RawRisk:
+    """What the reader says of each metric; without one, the largest P(value > threshold) over the steps.
 
-    What the reader says of each metric; without one, the largest P(value > threshold) over the steps.
+    When a breach comes, the reader does not know of metrics that are above their threshold already, nor if it has no
+    clocks: there, how likely it has come by a step is taken as the largest P(value > threshold) up to there, which is
+    least for any course of the metric.
     """
     # A metric without a forecast is NaN at every step, so the maximum over the steps is NaN too.
     largest: npt.NDArray[np.float64] = by_step.max(axis=1)
+    likely = np.moveaxis(np.nan_to_num(by_step), 1, -1).astype(np.float32)
+    course: npt.NDArray[np.float32] = np.maximum.accumulate(likely, axis=-1)
     if reader is None:
-        return largest
-    said = reader(inputs_of_reader(forecast, thresholds, by_step)).astype(np.float64)
-    return np.where(np.isnan(largest), np.nan, said)
+        return RawRisk(largest, course)
+    inputs = inputs_of_reader(forecast, thresholds, by_step)
+    said = reader(inputs).astype(np.float64)
+    if reader.clocks:
+        course = np.where(above_now(forecast, thresholds)[..., None], course, reader.course(inputs))
+    return RawRisk(np.where(np.isnan(largest), np.nan, said), course)
 
 
-def risk_of(
-    forecast: Forecast, thresholds: npt.NDArray[np.float64], by_step: npt.NDArray[np.float64]
-) -> npt.NDArray[np.float64]:
-    """Probability that each metric is above its threshold at some step of the horizon, (n_servers, n_metrics).
+def risk_of(forecast: Forecast, thresholds: npt.NDArray[np.float64], by_step: npt.NDArray[np.float64]) -> RawRisk:
+    """Probability that each metric is above its threshold at some step of the horizon, and when it comes to be.
 
     Calibrated where the model brings a calibration, else the raw risk. What a calibration says is how likely a metric
     rises above its threshold; of one that is above it already it knows nothing. There the quantiles themselves tell how
@@ -140,9 +161,10 @@ def risk_of(
     calibration = forecast.calibration
     if calibration is None:
         return raw_risk(forecast, thresholds, by_step, None)
-    rising = calibration.probability(raw_risk(forecast, thresholds, by_step, calibration.reader))
+    raw = raw_risk(forecast, thresholds, by_step, calibration.reader)
+    rising = calibration.probability(raw.probability)
     staying: npt.NDArray[np.float64] = by_step.max(axis=1)
-    return np.where(above_now(forecast, thresholds), np.fmax(rising, staying), rising)
+    return replace(raw, probability=np.where(above_now(forecast, thresholds), np.fmax(rising, staying), rising))
 
 
 def above_now(forecast: Forecast, thresholds: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
@@ -180,18 +202,22 @@ class Breaches:
         P(value > threshold).
     probability : float array, (n_servers, n_metrics)
         Of a breach within the horizon, as `risk_of` gives it.
+    course : float32 array, (n_servers, n_metrics, 96)
+        How likely it has come by each step, see `RawRisk`.
     """
 
     thresholds: npt.NDArray[np.float64]
     by_step: npt.NDArray[np.float64]
     probability: npt.NDArray[np.float64]
+    course: npt.NDArray[np.float32]
 
     @classmethod
     def of(cls, forecast: Forecast, settings: Settings) -> Breaches:
         """Work it out: of a large fleet that takes a second."""
         thresholds = thresholds_of(forecast, settings)
         by_step = breach_probability(forecast, thresholds)
-        return cls(thresholds, by_step, risk_of(forecast, thresholds, by_step))
+        risk = risk_of(forecast, thresholds, by_step)
+        return cls(thresholds, by_step, risk.probability, risk.course)
 
 
 def assess(forecast: Forecast, settings: Settings, breaches: Breaches | None = None) -> list[ServerRisk]:
@@ -371,6 +397,7 @@ class AlertBook:
                 float(thresholds[i, k]),
                 float(probability[i, k]),
                 by_step[i, :, k],
+                breach_steps(breaches.course[i, k]),
                 iso_z(time_of(int(self._states.opened[i, k]) - 1)),
             )
             for i, k in np.argwhere(self._states.is_open)
@@ -384,25 +411,22 @@ class AlertBook:
 BREACH_SHARES = {"earliest": 0.1, "median": 0.5, "latest": 0.9}
 
 
-def breach_steps(by_step: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+def breach_steps(course: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.int64]:
     """At which steps, counted from 1, a breach is expected if it comes: earliest, median and latest.
 
-    How likely the threshold has been crossed by a step is taken as the largest P(value > threshold) up to there, which
-    is least for any course of the metric. The three are the first steps at which that is 10, 50 and 90 % of what it is
-    at the end of the horizon: of all breaches that come, so many have come by then.
+    They are the first steps by which 10, 50 and 90 % of all breaches that come have come.
 
     Parameters
     ----------
-    by_step : float array, (…, 96)
-        P(value > threshold) at each step, none of them NaN.
+    course : float array, (…, 96)
+        How likely it has come by each step, or a multiple of that; rising, none of them NaN.
 
     Returns
     -------
     int array, (…, 3)
     """
-    so_far = np.maximum.accumulate(by_step, axis=-1)
-    shares = np.array(list(BREACH_SHARES.values()))
-    reached = so_far[..., None, :] >= shares[:, None] * so_far[..., -1:, None]
+    shares = np.array(list(BREACH_SHARES.values()), dtype=course.dtype)
+    reached = course[..., None, :] >= shares[:, None] * course[..., -1:, None]
     steps: npt.NDArray[np.int64] = reached.argmax(axis=-1) + 1
     return steps
 
@@ -414,11 +438,12 @@ def _alert(
     threshold: float,
     probability: float,
     by_step: npt.NDArray[np.float64],
+    when_steps: npt.NDArray[np.int64],
     opened_at: str,
 ) -> dict[str, Any]:
     """Say what will happen, how likely, and when."""
     peak = int(np.argmax(by_step))
-    steps = dict(zip(BREACH_SHARES, breach_steps(by_step).tolist(), strict=True))
+    steps = dict(zip(BREACH_SHARES, when_steps.tolist(), strict=True))
     times = {label: forecast.origin + timedelta(minutes=STEP_MINUTES * step) for label, step in steps.items()}
     lead_minutes = STEP_MINUTES * steps["median"]
     what = METRICS[metric]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +17,19 @@ from safetensors.torch import load_file, save_file
 from alert_events import find_crossings, limits_of, outcomes
 from alert_hysteresis import AlertPolicy
 from alert_replay import CALL_COST
-from breach_reader import PREFIX, RECENT_STEPS, BreachReader, count_inputs, reader_inputs
+from breach_reader import CLOCK_ENDS, PREFIX, RECENT_STEPS, BreachReader, count_inputs, reader_inputs
 from breach_training import LEAST_EVENTS, Lessons, gather_lessons, train_reader, train_risk_calibration
+from common_utils import iso_z
 from config import load_settings
-from data_contract import HORIZON_STEPS, METRIC_COLUMNS, MODEL_CONFIG, MODEL_WEIGHTS, TRAINING_INFO, ModelFolderError
+from data_contract import (
+    HORIZON_STEPS,
+    METRIC_COLUMNS,
+    MODEL_CONFIG,
+    MODEL_WEIGHTS,
+    STEP_MINUTES,
+    TRAINING_INFO,
+    ModelFolderError,
+)
 from fleet_grid import DAY_STEPS, FleetGrid, time_of
 from forecast import Forecast
 from model_folder import load_model, save_model
@@ -27,7 +37,17 @@ from risk_calibration import RiskCalibration, RiskMap
 from tft_features import QUANTILES
 from tft_forecaster import Forecaster
 from tft_model import NetworkConfig
-from tft_risk import AlertBook, above_now, assess, breach_probability, raw_risk, risk_of, thresholds_of
+from tft_risk import (
+    AlertBook,
+    above_now,
+    assess,
+    breach_probability,
+    breach_steps,
+    inputs_of_reader,
+    raw_risk,
+    risk_of,
+    thresholds_of,
+)
 
 SETTINGS = load_settings()
 N_METRICS = len(METRIC_COLUMNS)
@@ -42,7 +62,11 @@ def make_reader(seed: int = 0, networks: int = 2) -> BreachReader:
         return rng.normal(0, 0.3, (out, size)).astype(np.float32), rng.normal(0, 0.3, out).astype(np.float32)
 
     mean, spread = rng.normal(size=width).astype(np.float32), rng.uniform(0.5, 2, width).astype(np.float32)
-    return BreachReader(mean, spread, tuple((layer(8, width), layer(4, 8), layer(1, 4)) for _ in range(networks)))
+    whether, when = (
+        tuple((layer(8, width), layer(4, 8), layer(outputs, 4)) for _ in range(networks))
+        for outputs in (1, len(CLOCK_ENDS))
+    )
+    return BreachReader(mean, spread, whether, when)
 
 
 def make_grid(n_servers: int = 12, days: int = 9, seed: int = 1) -> FleetGrid:
@@ -104,6 +128,9 @@ def test_a_reader_survives_its_arrays_and_answers_between_0_and_1() -> None:
     inputs = np.random.default_rng(2).normal(0, 5, (7, N_METRICS, count_inputs())).astype(np.float32)
     assert np.array_equal(again(inputs), reader(inputs)) and reader(inputs).shape == (7, N_METRICS)
     assert 0 < reader(inputs).min() <= reader(inputs).max() < 1
+    course = reader.course(inputs)
+    assert np.array_equal(again.course(inputs), course) and course.shape == (7, N_METRICS, HORIZON_STEPS)
+    assert course.min() > 0 and (np.diff(course) >= 0).all() and (course[..., -1] == 1).all()
 
 
 def test_what_is_no_reader_is_refused() -> None:
@@ -121,6 +148,8 @@ def test_what_is_no_reader_is_refused() -> None:
         {f"{PREFIX}0.2.weight": np.zeros((2, 4), dtype=np.float32)},
         {f"{PREFIX}0.0.bias": np.zeros((8, 1), dtype=np.float32)},
         {f"{PREFIX}0.9.weight": np.zeros((1, 1), dtype=np.float32)},
+        {f"{PREFIX}clock.0.2.weight": np.zeros((1, 4), dtype=np.float32)},
+        {f"{PREFIX}clock.1.1.bias": None},
         {f"{PREFIX}secret": np.zeros(1, dtype=np.float32)},
     ]
     for change in changes:
@@ -141,11 +170,69 @@ def test_a_reader_learns_known_probabilities_and_leaves_random_numbers_alone() -
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    reader = train_reader(Lessons(inputs[kept], came_true[kept], weight[kept]), seed=1)
+    steps = came_true.astype(np.int64)
+    reader = train_reader(Lessons(inputs[kept], steps[kept], weight[kept]), seed=1)
     assert torch.equal(torch.rand(3), expected)
     assert reader is not None and np.abs(reader(inputs) - truth).mean() < 0.04
-    again = train_reader(Lessons(inputs[kept], came_true[kept], weight[kept]), seed=1)
+    again = train_reader(Lessons(inputs[kept], steps[kept], weight[kept]), seed=1)
     assert again is not None and np.array_equal(reader(inputs), again(inputs))
+    assert np.array_equal(reader.course(inputs), again.course(inputs))
+
+
+def test_a_reader_learns_when_breaches_come_and_how_sure_that_is() -> None:
+    rng = np.random.default_rng(0)
+    inputs = rng.normal(size=(12_000, 5)).astype(np.float32)
+    came = np.exp(2.2 + inputs[:, 0] + rng.normal(0, 0.4, len(inputs)))  # steps; known up to a factor of about 1.5
+    steps = np.where(rng.random(len(inputs)) < 0.3, np.clip(np.ceil(came), 1, HORIZON_STEPS), 0).astype(np.int64)
+    reader = train_reader(Lessons(inputs, steps, np.ones(len(inputs), dtype=np.float32)), seed=1)
+    assert reader is not None
+    earliest, median, latest = np.moveaxis(breach_steps(reader.course(inputs[steps > 0])), -1, 0)
+    truth = steps[steps > 0]
+    assert 0.74 < ((earliest <= truth) & (truth <= latest)).mean() < 0.95  # bins are wide: rather too many than too few
+    assert 0.4 < (median >= truth).mean() < 0.65
+    assert np.abs(np.log(median / truth)).mean() < 0.45
+    assert (latest < 2.5 * earliest + 12).mean() > 0.5  # not just anything
+
+
+def test_an_alert_tells_when_by_the_clock_and_of_what_is_above_already_by_the_quantiles(
+    fleet_frame: pd.DataFrame, tiny_model_dir: Path
+) -> None:
+    forecast = Forecaster.load(tiny_model_dir).predict(fleet_frame)
+    assert forecast.recent is not None
+    reader, limits = make_reader(), thresholds_of(forecast, SETTINGS)
+    certain = (RiskMap((0.0, 1.0), (0.9, 0.99)),) * N_METRICS
+    forecast = replace(forecast, calibration=RiskCalibration(certain, AlertPolicy(0.6, 0.3), {}, reader))
+    recent = forecast.recent.copy()
+    recent[:, -1] = 1.0
+    recent[0, -1, 0] = 99.0
+    forecast = replace(forecast, recent=recent)
+    by_step = breach_probability(forecast, limits)
+    told = breach_steps(reader.course(inputs_of_reader(forecast, limits, by_step)))
+    told[0, 0] = breach_steps(np.maximum.accumulate(by_step[0, :, 0]))
+    book = AlertBook(SETTINGS)
+    for _ in range(2):
+        book.update(forecast)
+    alerts = book.active()
+    assert len(alerts) == len(forecast.server_names) * N_METRICS
+    for alert in alerts:
+        server = forecast.index(alert["server_name"])
+        steps = told[server, METRIC_COLUMNS.index(alert["metric"])].tolist()
+        expected = [iso_z(forecast.origin + timedelta(minutes=STEP_MINUTES * step)) for step in steps]
+        assert [alert["breach_time"][each] for each in ("earliest", "median", "latest")] == expected
+        assert alert["lead_time_minutes"] == STEP_MINUTES * steps[1]
+
+
+def test_a_reader_without_clocks_tells_when_by_the_quantiles(tiny_model_dir: Path, fleet_frame: pd.DataFrame) -> None:
+    old = replace(make_reader(), clocks=())
+    assert BreachReader.from_arrays(old.arrays()).clocks == ()
+    with pytest.raises(ValueError, match="no clocks"):
+        old.course(np.zeros((1, count_inputs()), dtype=np.float32))
+    forecast = Forecaster.load(tiny_model_dir).predict(fleet_frame)
+    limits = thresholds_of(forecast, SETTINGS)
+    by_step = breach_probability(forecast, limits)
+    assert np.array_equal(
+        raw_risk(forecast, limits, by_step, old).course, raw_risk(forecast, limits, by_step, None).course
+    )
 
 
 def test_lessons_see_nothing_from_their_end_on_and_stand_for_all_forecasts() -> None:
@@ -198,7 +285,8 @@ def test_thresholds_of_zero_and_servers_without_a_past_make_no_warning() -> None
     forecast = replace(predict(grid), recent=None)
     limits = limits_of(grid, SETTINGS)
     raw = raw_risk(forecast, limits, breach_probability(forecast, limits), make_reader())
-    assert np.isfinite(raw).all() and raw.shape == (2, N_METRICS)
+    assert np.isfinite(raw.probability).all() and raw.probability.shape == (2, N_METRICS)
+    assert np.isfinite(raw.course).all() and raw.course.shape == (2, N_METRICS, HORIZON_STEPS)
 
 
 def test_a_trained_reader_tells_climbs_that_go_on_from_those_that_fall_back() -> None:
@@ -218,7 +306,7 @@ def test_a_trained_reader_tells_climbs_that_go_on_from_those_that_fall_back() ->
                 by_step = breach_probability(forecast, limits[[server]])
                 raw = raw_risk(forecast, limits[[server]], by_step, calibration.reader)
                 goes_on = any((server, each) in breaches for each in range(column, column + 12))
-                risks[goes_on].append(float(calibration.probability(raw)[0, 0]))
+                risks[goes_on].append(float(calibration.probability(raw.probability)[0, 0]))
     assert len(risks[True]) > 3 and len(risks[False]) > 3
     assert np.mean(risks[True]) > 0.75 and np.mean(risks[True]) > np.mean(risks[False]) + 0.3
 
@@ -251,7 +339,7 @@ def test_a_metric_that_is_above_its_threshold_and_stays_there_is_a_risk_whatever
     calm[:, :, 0] = 20.0 + np.linspace(-0.5, 0.5, values.shape[-1], dtype=np.float32)
     recovering = replace(stuck, values=calm)
     below = risk_of(recovering, limits, breach_probability(recovering, limits))
-    assert below[0, 0] < 0.03  # it is forecast to be well in the next step
+    assert below.probability[0, 0] < 0.03  # it is forecast to be well in the next step
 
 
 def test_a_model_folder_keeps_the_reader_with_its_weights_and_refuses_half_of_it(
@@ -274,7 +362,7 @@ def test_a_model_folder_keeps_the_reader_with_its_weights_and_refuses_half_of_it
     assert forecast.recent is not None and forecast.recent.shape[1] == RECENT_STEPS
     limits = thresholds_of(forecast, SETTINGS)
     by_step = breach_probability(forecast, limits)
-    expected = calibration.probability(raw_risk(forecast, limits, by_step, reader)).max(axis=1)
+    expected = calibration.probability(raw_risk(forecast, limits, by_step, reader).probability).max(axis=1)
     assert [risk.risk for risk in assess(forecast, SETTINGS)] == pytest.approx(expected.tolist(), abs=2e-3)
 
     half = Path(shutil.copytree(folder, tmp_path / "half"))
