@@ -458,7 +458,7 @@ def import_(
     "rules",
     "Docs/DAEMON.md",
     "python main.py rules > tft_rules.yml",
-    "python main.py rules --mapping my_mapping.toml --interval 30 --window 60",
+    "python main.py rules --mapping my_queries.toml --interval 30 --window 60",
 )
 def rules(
     mapping: Annotated[
