@@ -4,10 +4,10 @@ BIN := .venv/bin
 STAMP := .venv/requirements.sha256
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo notebook test docs lint format lock resolve baselines clean
+.PHONY: help setup demo notebook test screenshots docs lint format lock resolve baselines clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
 
 setup: $(STAMP)  ## make .venv and install the pinned packages (the other targets do it when needed)
 
@@ -34,6 +34,9 @@ endif
 
 test: $(STAMP)  ## all tests
 	$(BIN)/python -m pytest
+
+screenshots: $(STAMP)  ## renew the pictures that the dashboard is compared with (tests/screenshots)
+	PYTHONPATH=. $(BIN)/python tests/dashboard_pictures.py
 
 docs: $(STAMP)  ## write Docs/CLI.md and Docs/LICENSES.md anew
 	$(BIN)/python cli_page.py
