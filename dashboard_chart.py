@@ -132,7 +132,7 @@ def fan_chart(data: FanData, *, dark: bool, height: int = 420, small: bool = Fal
             )
     _apply_look(figure, shade, height, data, small=small)
     if data.now is not None:
-        _mark_now(figure, pd.Timestamp(data.now).tz_convert(data.zone).tz_localize(None), shade)
+        _mark_now(figure, pd.Timestamp(data.now).tz_convert(data.zone).tz_localize(None), shade, small=small)
     _mark_limit(figure, data, shade)
     return figure
 
@@ -161,7 +161,8 @@ def _mark_limit(figure: go.Figure, data: FanData, shade: int) -> None:
     )
 
 
-def _mark_now(figure: go.Figure, now: pd.Timestamp, shade: int) -> None:
+def _mark_now(figure: go.Figure, now: pd.Timestamp, shade: int, *, small: bool) -> None:
+    """A line and its word; a small chart has no legend, so there the word stands above, where no curve crosses it."""
     line = {"color": MUTED[shade], "width": 1.5, "dash": "dot"}
     figure.add_shape(type="line", x0=now, x1=now, y0=0, y1=1, yref="paper", line=line)
     figure.add_annotation(
@@ -170,9 +171,9 @@ def _mark_now(figure: go.Figure, now: pd.Timestamp, shade: int) -> None:
         y=1,
         yref="paper",
         showarrow=False,
-        xanchor="left",
-        yanchor="top",
-        xshift=5,
+        xanchor="center" if small else "left",
+        yanchor="bottom" if small else "top",
+        xshift=0 if small else 5,
         font={"color": INK[shade]},
     )
 
@@ -182,7 +183,7 @@ def _apply_look(figure: go.Figure, shade: int, height: int, data: FanData, *, sm
     mark = "Z" if data.zone is timezone.utc else ""
     figure.update_layout(
         height=height,
-        margin={"l": 8, "r": 12, "t": 12 if small else 38, "b": 8},
+        margin={"l": 8, "r": 12, "t": 22 if small else 38, "b": 8},
         showlegend=not small,
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",

@@ -133,6 +133,7 @@ def render_server_rest(snapshot: Snapshot, fleet: Fleet, view: View, look: Look)
         now=fleet.prediction_time,
         runs=[(run, _STATE_LEVELS.get(run.state, "unknown")) for run in runs],
         steps=sum(run.steps for run in runs),
+        demo=snapshot.scenario is not None,
         reason=reason,
         reasons=past.main_reasons(reason, _SHOWN_REASONS) if reason is not None else [],
         hours=hours,

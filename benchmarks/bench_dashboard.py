@@ -41,6 +41,8 @@ from daemon_under_test import STEP, RunningDaemon, made_up_rows, present, runnin
 from dashboard_under_test import CHROMIUM, WATCH, RunningDashboard, running_browser, running_dashboard
 from measured import report, say
 
+from child_processes import ended_by_signals
+
 SERVERS = (90, 1000, 5000)
 HISTORY_STEPS = 12 * 12
 AHEAD = 100  # steps that come while it is measured
@@ -174,10 +176,14 @@ def main() -> None:
     if not CHROMIUM.exists():
         raise SystemExit(f"There is no Chromium at {CHROMIUM} (Debian: apt-get install chromium).")
     figures: dict[str, Any] = {}
-    for servers in options.servers:
-        figures |= measure(options.model_dir, servers, options.rounds, options.viewer_seconds)
+    with ended_by_signals():  # SIGTERM too: the daemon, the dashboard and the browser end with it
+        for servers in options.servers:
+            figures |= measure(options.model_dir, servers, options.rounds, options.viewer_seconds)
     report(figures, as_json=options.json)
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt as stopped:
+        raise SystemExit(f"Stopped ({stopped or 'Ctrl-C'}); nothing is left running.") from None

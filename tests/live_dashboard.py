@@ -52,18 +52,14 @@ def wait_for_http(url: str, seconds: float = 60.0) -> None:
 def running_dashboard(
     daemon_url: str, folder: Path, refresh_seconds: float = 1, script: str = "tft_dashboard_web.py"
 ) -> Iterator[str]:
-    """Address of a running `streamlit run tft_dashboard_web.py`; that it logged no traceback is asserted at the end."""
+    """Address of a running `streamlit run`; that it logged no traceback is asserted at the end."""
     port = free_port()
     log = folder / "streamlit.log"
     with log.open("w") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "streamlit", "run", script, "--server.port", str(port)],
             cwd=ROOT,
-            env={
-                **os.environ,
-                "TFT_DAEMON_URL": daemon_url,
-                "TFT_REFRESH_SECONDS": str(refresh_seconds),
-            },
+            env={**os.environ, "TFT_DAEMON_URL": daemon_url, "TFT_REFRESH_SECONDS": str(refresh_seconds)},
             stdout=output,
             stderr=subprocess.STDOUT,
         )

@@ -1,125 +1,154 @@
-"""The dashboard looks as it did: every page beside a stored picture, on a desk and on a phone, light and dark."""
+"""What the dashboard looks like: each page in two sizes and two colour schemes against its stored picture.
+
+`make screenshots` renews the stored ones after a change that is meant: look at each before it is committed.
+"""
 
 from __future__ import annotations
 
-import itertools
-import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
 from dashboard_pictures import (
-    BLOCK,
-    MOST_BLOCK_SHARE,
-    MOST_SHARE,
     SCHEMES,
     SHOTS,
     SIZES,
     STORED,
+    Picture,
     compare,
     file_of,
+    open_look,
+    shoot,
     show_difference,
-    take_all,
+    still_dashboard,
+    visit,
 )
-from live_dashboard import CHROMIUM
-from PIL import Image, ImageDraw, ImageFilter
+from live_dashboard import CHROMIUM, running_browser
+from PIL import Image, ImageDraw
 
-ALL = [file_of(name, size, scheme) for scheme in SCHEMES for name in SHOTS for size in SIZES]
-RENEW = "If that is meant: `make screenshots`, look at each, and commit them."
+LARGEST_BYTES = 2_000_000  # all stored pictures together
 
-
-@pytest.mark.browser
-@pytest.mark.slow
-@pytest.mark.skipif(not CHROMIUM.exists(), reason=f"no Chromium at {CHROMIUM}: apt-get install chromium")
-def test_every_page_looks_as_it_did(tmp_path):
-    folder = Path(os.environ.get("TFT_SCREENSHOT_DIFFERENCES", tmp_path / "differences"))
-    wrong, seen = [], []
-    for path, picture in take_all(tmp_path):
-        seen.append(path)
-        expected = Image.open(path).convert("RGB") if path.exists() else None
-        if expected is None:
-            wrong.append(f"{path.name}: not stored")
-            continue
-        found = compare(expected, picture)
-        if not found.same:
-            show_difference(folder, path.stem, expected, picture, found)
-            wrong.append(
-                f"{path.name}: {found.share:.2%} of the pixels (at most {MOST_SHARE:.2%}); "
-                f"{found.block_share:.0%} of the block at {found.at} (at most {MOST_BLOCK_SHARE:.0%})"
-            )
-    assert seen == ALL
-    assert not wrong, "\n".join([*wrong, f"What came, what was expected and where they differ: {folder}", RENEW])
+needs_browser = [
+    pytest.mark.browser,
+    pytest.mark.skipif(not CHROMIUM.exists(), reason=f"no Chromium at {CHROMIUM}: apt-get install chromium"),
+]
 
 
-def test_what_is_stored_is_what_is_compared_and_small():
-    assert set(STORED.glob("*.png")) == set(ALL)
-    assert sum(path.stat().st_size for path in ALL) < 2_000_000
+@pytest.fixture(scope="module")
+def dashboard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with still_dashboard(tmp_path_factory.mktemp("streamlit")) as url:
+        yield url
 
 
-def _stored(name: str) -> Image.Image:
-    return Image.open(file_of(name, "desktop", "light")).convert("RGB")
+@pytest.fixture(scope="module")
+def looks() -> Iterator[dict[str, Any]]:
+    """A page for each colour scheme, in one browser."""
+    with running_browser() as browser:
+        yield {scheme: open_look(browser, scheme) for scheme in SCHEMES}
 
 
-def _most_common_colour(picture: Image.Image, box: tuple[int, int, int, int]) -> tuple[int, int, int]:
-    colours = picture.crop(box).getcolors(maxcolors=1_000_000)
-    assert colours is not None
-    return max(colours)[1]
+def stored(name: str, size: str, scheme: str) -> Picture:
+    with Image.open(file_of(name, size, scheme)) as picture:
+        return picture.convert("RGB")
 
 
-def _red_cell(picture: Image.Image) -> tuple[int, int]:
-    """Left upper corner of a place of 20 by 14 pixels that is all of a strong red: part of a heatmap's cell."""
-    pixels = np.asarray(picture, dtype=np.int16)
-    red = (pixels[..., 0] - pixels[..., 1:].max(axis=-1)) > 60
-    whole = np.lib.stride_tricks.sliding_window_view(red, (14, 20)).all(axis=(2, 3))
-    top, left = np.argwhere(whole)[0]
-    return int(left), int(top)
+def check(name: str, size: str, scheme: str, actual: Picture, folder: Path) -> str:
+    """Empty, or what is wrong and where it can be seen."""
+    label = f"{name}_{size}_{scheme}"
+    if not file_of(name, size, scheme).exists():
+        return f"{label}: no picture is stored; `make screenshots` takes it"
+    expected = stored(name, size, scheme)
+    found = compare(expected, actual)
+    if found.same:
+        return ""
+    show_difference(folder, label, expected, actual, found)
+    return (
+        f"{label}: {found.share:.2%} of the pixels differ, {found.block_share:.0%} of the block at {found.at}; see "
+        f"{folder / label}-actual.png, -expected.png and -difference.png; if it is meant: `make screenshots`"
+    )
 
 
-def test_letters_that_are_drawn_a_little_differently_are_the_same():
-    picture = _stored("overview")
-    softer = Image.blend(picture, picture.filter(ImageFilter.GaussianBlur(0.6)), 0.5)
-    assert compare(picture, picture).share == 0
-    assert compare(picture, softer).same
+class TestPages:
+    pytestmark = needs_browser
+
+    @pytest.mark.parametrize("name", SHOTS)
+    @pytest.mark.parametrize("scheme", SCHEMES)
+    def test_looks_as_stored(
+        self, dashboard: str, looks: dict[str, Any], scheme: str, name: str, tmp_path: Path
+    ) -> None:
+        page = looks[scheme]
+        visit(page, dashboard, name)
+        wrong = []
+        for size, (width, _) in SIZES.items():
+            wrong.append(check(name, size, scheme, shoot(page, size), tmp_path))
+            wide = page.evaluate("document.documentElement.scrollWidth")
+            assert wide <= width, f"{name} scrolls sideways at {width} pixels: its content is {wide} wide"
+            if SHOTS[name].get("demo"):
+                assert page.get_by_text("DEMO DATA").filter(visible=True).count() >= 1
+        assert not any(wrong), "\n".join(filter(None, wrong))
+
+    @pytest.mark.parametrize(
+        ("name", "change"),
+        [
+            # one cell of ninety has another colour
+            ("heatmap", '.tf-cells a[href*="ppetl009"] { background: #5fb88a !important }'),
+            ("historical", ".js-plotly-plot .main-svg { visibility: hidden }"),
+            ("overview", ".tf-demo { visibility: hidden }"),
+            ("overview", ".tf .big { font-size: 16px !important }"),
+        ],
+    )
+    def test_a_real_change_fails(
+        self, dashboard: str, looks: dict[str, Any], name: str, change: str, tmp_path: Path
+    ) -> None:
+        page = looks["light"]
+        visit(page, dashboard, name)
+        page.add_style_tag(content=change)
+        problem = check(name, "desktop", "light", shoot(page, "desktop"), tmp_path)
+        assert f"{name}_desktop_light: " in problem, f"not noticed: {change}"
+        assert {path.name for path in tmp_path.iterdir()} == {
+            f"{name}_desktop_light-{kind}.png" for kind in ("actual", "expected", "difference")
+        }
 
 
-def test_a_single_cell_of_another_colour_is_a_difference():
-    picture = _stored("heatmap")
-    left, top = _red_cell(picture)
-    changed = picture.copy()
-    ImageDraw.Draw(changed).rectangle((left - 2, top - 4, left + 22, top + 18), fill=(46, 125, 80))
-    found = compare(picture, changed)
-    assert not found.same and abs(found.at[0] - left) <= BLOCK and abs(found.at[1] - top) <= BLOCK
+class TestComparison:
+    """What it lets pass and what it does not, on a stored picture."""
+
+    def test_the_same_is_the_same(self) -> None:
+        picture = stored("overview", "desktop", "light")
+        found = compare(picture, picture)
+        assert (found.share, found.block_share, found.same) == (0.0, 0.0, True)
+
+    def test_slightly_other_shades_pass(self) -> None:
+        picture = stored("overview", "desktop", "light")
+        assert compare(picture, picture.point([max(0, value - 6) for value in range(256)] * 3)).same
+
+    def test_one_tile_of_another_colour_fails(self) -> None:
+        picture = stored("heatmap", "desktop", "light")
+        changed = picture.copy()
+        ImageDraw.Draw(changed).rectangle((600, 700, 640, 724), fill="#c62828")
+        found = compare(picture, changed)
+        assert found.share < 0.001, "small in the whole picture"
+        assert not found.same
+
+    def test_what_moved_down_by_a_line_fails(self) -> None:
+        picture = stored("top", "phone", "dark")
+        moved = picture.copy()
+        moved.paste(picture.crop((0, 400, picture.width, picture.height - 20)), (0, 420))
+        assert not compare(picture, moved).same
+
+    def test_the_other_scheme_fails(self) -> None:
+        assert not compare(stored("server", "phone", "light"), stored("server", "phone", "dark")).same
+
+    def test_another_size_fails(self) -> None:
+        picture = stored("overview", "phone", "light")
+        found = compare(picture, picture.crop((0, 0, picture.width, picture.height - 1)))
+        assert not found.same
+        assert found.marks is None
 
 
-def test_a_chart_that_is_missing_is_a_difference():
-    picture = _stored("server")
-    changed = picture.copy()
-    box = (60, picture.height // 2, 600, picture.height // 2 + 200)
-    ImageDraw.Draw(changed).rectangle(box, fill=_most_common_colour(picture, box))
-    assert not compare(picture, changed).same
-
-
-def test_a_line_of_text_that_moved_or_is_gone_is_a_difference():
-    picture = _stored("top")
-    moved = picture.copy()
-    moved.paste(picture.crop((0, 300, picture.width, 600)), (0, 308))
-    assert not compare(picture, moved).same
-    assert not compare(picture, picture.crop((0, 0, picture.width, picture.height - 1))).same
-
-
-def test_pages_panels_sizes_and_schemes_differ_from_each_other():
-    pictures = {path.name: Image.open(path).convert("RGB") for path in ALL}
-    names = sorted(pictures)
-    assert not any(compare(pictures[one], pictures[two]).same for one, two in itertools.pairwise(names))
-
-
-def test_what_differs_is_shown(tmp_path):
-    picture = _stored("heatmap")
-    changed = Image.new("RGB", picture.size, "white")
-    found = compare(picture, changed)
-    show_difference(tmp_path / "differences", "heatmap", picture, changed, found)
-    assert {path.name for path in (tmp_path / "differences").iterdir()} == {
-        "heatmap-actual.png",
-        "heatmap-expected.png",
-        "heatmap-difference.png",
-    }
+def test_what_is_stored_is_what_is_compared_and_small() -> None:
+    names = {file_of(name, size, scheme) for name in SHOTS for size in SIZES for scheme in SCHEMES}
+    files = set(STORED.glob("*.png"))
+    assert files == names
+    assert sum(path.stat().st_size for path in files) < LARGEST_BYTES
