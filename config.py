@@ -120,6 +120,9 @@ class Settings(BaseSettings):
     rate_limit_per_second: int = Field(100, ge=1, description="requests per second and client before 429")
     body_timeout_seconds: float = Field(30.0, gt=0, le=600, description="longest wait for the whole of a request body")
     remote_write_mapping: str = Field("", description="preset or mapping file by which POST /api/v1/write is read")
+    pull_prometheus_url: str = Field("", description="Prometheus that the daemon asks for each step; empty: none")
+    pull_mapping: str = Field("node_exporter", min_length=1, description="preset or mapping file by which it is asked")
+    pull_lag_seconds: float = Field(30.0, ge=0, le=3600, description="from the end of a step until it is asked for")
     client_timeout_seconds: float = Field(
         10.0,
         ge=0.1,

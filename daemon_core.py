@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
+import threading
 import time
 from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -32,15 +33,15 @@ from daemon_problems import RequestError, busy
 from daemon_rows import JudgedRows, RowLimits, judge_rows, rows_of_body
 from daemon_schemas import PRODUCT_VERSION
 from daemon_stream import PredictionStream
-from daemon_writer import RowWriter
+from daemon_writer import Fresh, RowWriter
 from data_contract import METRIC_COLUMNS, SERVED_QUANTILES, STATE, STEP_MINUTES, TIMESTAMP, ProductError, shorten
 from data_validator import load_valid_tail
 from fleet_grid import step_of, time_of
 from forecast_archive import ForecastArchive
 from forecast_loop import ForecastLoop, PredictionSet
 from history_store import HistoryStore
-from import_mapping import presets
-from prometheus_mapping import load_prometheus_mapping, load_prometheus_preset
+from prometheus_mapping import mapping_named
+from prometheus_pull import pull_of
 from remote_write import RemoteWrite, WrittenRows
 from tft_risk import path_record
 
@@ -96,12 +97,14 @@ class Daemon:
         self._boot = secrets.token_hex(4)  # makes the ETags of this process differ from those of the one before
         self._is_open = False
         self._counts = {"accepted": 0, "duplicates": 0, "rejected": 0}
+        self._counting = threading.Lock()  # rows come by the event loop, and by the thread that pulls
         self._body_bytes = 0
         self._pruned_until: datetime | None = None
         self.stream = PredictionStream(settings.max_websockets)
         self.alerts = AlertDesk(settings)
         self.delivery = AlertDelivery(settings, self.alerts, settings.history_dir, self._judge_alerts)
         self._remote_write = _remote_write_of(settings)
+        self._pull = pull_of(settings, self._take_in, self._limits)
         self._archive = ForecastArchive(settings.history_dir, timedelta(days=settings.forecast_keep_days))
         self._loop = ForecastLoop(settings, model_dir, self._published, self._prune, self.alerts)
         self.alerts.watched_by(self._loop.refresh_alerts, self.delivery.poke)
@@ -142,12 +145,16 @@ class Daemon:
             undo.pop_all()
         self._loop.start()
         self.delivery.start()
+        if self._pull is not None:
+            self._pull.start()
         self._is_open = True
 
     def close(self) -> None:
         """Finish what is under way and release everything. May be called again."""
         if self._is_open:
             self._is_open = False
+            if self._pull is not None:
+                self._pull.stop()
             self._judging.shutdown()
             self._writer.stop()
             self._loop.stop()
@@ -223,13 +230,22 @@ class Daemon:
         new = np.zeros(0, dtype=np.bool_)
         if len(judged.frame):
             new = await asyncio.wrap_future(self._writer.submit(judged.frame))
+        return self._count(new, judged)
+
+    def _take_in(self, judged: JudgedRows) -> dict[str, int]:
+        """The same for a thread that may wait."""
+        frame = judged.frame
+        return self._count(self._writer.submit(frame).result() if len(frame) else np.zeros(0, np.bool_), judged)
+
+    def _count(self, new: Fresh, judged: JudgedRows) -> dict[str, int]:
         result = {
             "accepted": int(new.sum()),
             "duplicates": int(len(new) - new.sum()),
             "rejected": judged.rejected,
         }
-        for name, count in result.items():
-            self._counts[name] += count
+        with self._counting:
+            for name, count in result.items():
+                self._counts[name] += count
         return result
 
     def require_remote_write(self) -> RemoteWrite:
@@ -579,6 +595,7 @@ class Daemon:
             **self._age(newest),
             "forecasts": loop.statistics.as_dict(),
             "ingest": dict(self._counts),
+            "pull": None if self._pull is None else self._pull.status(),
             "settings": {
                 "risk_yellow": settings.risk_yellow,
                 "risk_red": settings.risk_red,
@@ -625,12 +642,9 @@ class Daemon:
 
 
 def _remote_write_of(settings: Settings) -> RemoteWrite | None:
-    """What reads remote write by the mapping of the settings, a shipped one or a file; None if none is set."""
+    """What reads remote write by the mapping of the settings; None if none is set."""
     named = settings.remote_write_mapping
-    if not named:
-        return None
-    shipped = named in presets(prometheus=True)
-    return RemoteWrite(load_prometheus_preset(named) if shipped else load_prometheus_mapping(Path(named)))
+    return RemoteWrite(mapping_named(named)) if named else None
 
 
 def require_rows(request: Request) -> str:

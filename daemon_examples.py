@@ -212,6 +212,7 @@ EXAMPLES: Final[dict[str, Any]] = {
             "error_rate": 0.0,
         },
         "ingest": {"accepted": 90, "duplicates": 0, "rejected": 0},
+        "pull": None,
         "access": {"keys_required": False, "active_keys": 0, "problem": None},
         "settings": {
             "risk_yellow": 0.3,

@@ -133,6 +133,16 @@ class _StatusCollector(Collector):
                 rows.add_metric([result], count)
         yield rows
 
+        pull = status["pull"]
+        if pull is not None:
+            yield _gauge(
+                "tft_pull_failing", "1 if the Prometheus could not be asked the last time.", bool(pull["error"])
+            )
+            yield _gauge(
+                "tft_pull_behind_seconds", "Time of which steps are still to be fetched.", pull["behind_seconds"]
+            )
+            yield _counter("tft_pull_errors", "Times that the Prometheus could not be asked.", pull["errors"])
+
         model = status["model"]
         yield _gauge("tft_model_loaded", "1 if there is a model to forecast with.", model is not None)
         yield _gauge("tft_model_refused", "1 if the model folder cannot be used.", status["model_error"] is not None)

@@ -316,6 +316,19 @@ class IngestStatus(Answer):
     rejected: int
 
 
+class PullStatus(Answer):
+    """How a Prometheus is asked: until when all is there, how far that is behind, and why it fails if it does."""
+
+    until: AwareDatetime | None
+    behind_seconds: int | None
+    last_success: AwareDatetime | None
+    rows: IngestStatus
+    errors: int
+    error: ErrorParts | None
+    absent_metrics: list[str]
+    notes: list[str]
+
+
 class RiskSettings(Answer):
     """The settings behind colours, risks and alerts."""
 
@@ -355,6 +368,7 @@ class Status(Answer):
     stale: bool
     forecasts: ForecastStatus
     ingest: IngestStatus
+    pull: PullStatus | None
     access: AccessStatus
     settings: RiskSettings
 

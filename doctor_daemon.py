@@ -23,6 +23,7 @@ from doctor_findings import Finding
 
 PATIENCE_SECONDS: Final = 3.0
 CLOCK_SECONDS: Final = 5.0  # the header of an answer has whole seconds, and an answer takes some time
+PULL_BEHIND_SECONDS = 900  # three steps
 MANY_REJECTED: Final = 0.05  # the share at which deploy/prometheus/rules.yml warns
 
 _REQUESTS = re.compile(r"^tft_http_requests_total\{([^}]*)\} (\S+)$", re.MULTILINE)
@@ -137,8 +138,22 @@ def status_findings(status: Mapping[str, Any], url: str, settings: Settings) -> 
         done = status["forecasts"]["count"]
         what = f"{status['forecasts']['errors']:,} forecast(s) of the fleet failed since the start; {done:,} were made."
         yield Finding("daemon-forecasts-fail", what)
+    yield from pull_findings(status.get("pull"))
     if (status.get("access") or {}).get("problem"):
         yield Finding("daemon-keys-damaged", str(status["access"]["problem"]["what"]))
+
+
+def pull_findings(pull: Mapping[str, Any] | None) -> Iterator[Finding]:
+    """Whether a Prometheus that is asked answers."""
+    if pull is None:
+        return
+    if pull["error"]:
+        since = f" The last answer is of {pull['last_success']}." if pull["last_success"] else ""
+        yield Finding("daemon-pull-fails", f"{pull['error']['what']}{since}")
+    elif (pull["behind_seconds"] or 0) > PULL_BEHIND_SECONDS:
+        yield Finding("daemon-pull-behind", f"{pull['behind_seconds'] / 60:,.0f} minutes are still to be fetched.")
+    if pull["absent_metrics"] and pull["last_success"]:
+        yield Finding("daemon-pull-absent", f"The Prometheus has nothing for {', '.join(pull['absent_metrics'])}.")
 
 
 def clock_findings(date: str, now: datetime) -> Iterator[Finding]:

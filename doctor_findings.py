@@ -433,6 +433,27 @@ KINDS: Final[dict[str, Kind]] = {
         "send many rows in one request, or raise TFT_RATE_LIMIT_PER_SECOND",
         "Docs/DAEMON.md",
     ),
+    "daemon-pull-fails": Kind(
+        "daemon",
+        "problem",
+        "What the Prometheus measures does not come, so forecasts grow old; it is fetched once it answers again.",
+        "curl -s http://127.0.0.1:8000/status",
+        "Docs/DAEMON.md",
+    ),
+    "daemon-pull-behind": Kind(
+        "daemon",
+        "hint",
+        "Forecasts begin where the fetched rows end; after a gap the daemon catches up step by step.",
+        "curl -s http://127.0.0.1:8000/status",
+        "Docs/DAEMON.md",
+    ),
+    "daemon-pull-absent": Kind(
+        "daemon",
+        "hint",
+        "Forecasts of a metric that is missing are made of the other ones and of the calendar alone, or not at all.",
+        "correct the query in the mapping, or mark it `optional = true`",
+        "Docs/IMPORTING.md",
+    ),
     "daemon-keys-damaged": Kind(
         "daemon",
         "problem",

@@ -237,6 +237,18 @@ def load_prometheus_preset(name: str) -> PrometheusMapping:
     return load_prometheus_mapping(preset_file(name))
 
 
+def mapping_named(named: str) -> PrometheusMapping:
+    """A shipped mapping, or that of a file: what a setting names.
+
+    Raises
+    ------
+    ImportMappingError
+        If there is none, or it cannot be used.
+    """
+    shipped = named in presets(prometheus=True)
+    return load_prometheus_preset(named) if shipped else load_prometheus_mapping(Path(named))
+
+
 def load_prometheus_mapping(path: Path) -> PrometheusMapping:
     """Read a mapping file for a Prometheus.
 

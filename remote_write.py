@@ -35,18 +35,15 @@ from daemon_rows import (
     shown_name,
 )
 from data_contract import (
-    GENERIC_PROFILE,
     METRIC_COLUMNS,
     SERVER_NAME,
     TIMESTAMP,
-    VALID_PROFILES,
     ImportMappingError,
-    profile_for_name,
     shorten,
 )
 from import_cells import IDLE_ROUNDING
-from import_mapping import CLIP_UP_TO, DEFAULT_UNITS, UNITS
 from prometheus_mapping import PrometheusMapping
+from prometheus_values import MappedValues
 
 PROTOBUF: Final = "application/x-protobuf"
 RECORDED: Final = "tft:"  # before a metric's name; the colon marks what recording rules make
@@ -281,9 +278,7 @@ class RemoteWrite:
         self._passes = [
             {name: selectors[name] for name in metrics if metrics[name].join == join} for join in (False, True)
         ]
-        self._units = {name: UNITS[name][metric.unit or DEFAULT_UNITS[name]] for name, metric in metrics.items()}
-        self._clip = {name: metric.clip_up_to or CLIP_UP_TO.get(name, 0.0) for name, metric in metrics.items()}
-        self._rules = [(re.compile(rule.pattern), rule.profile) for rule in mapping.profile.rules]
+        self._values = MappedValues(mapping)
 
     def read(self, body: bytes, most_bytes: int, limits: RowLimits, most_samples: int) -> WrittenRows:
         """Sort a request's samples into rows and rejections; a wrong one harms no other, not even of its own row.
@@ -336,7 +331,7 @@ class RemoteWrite:
                 found.ignored += len(samples)  # a host that is probed alone makes no server
                 continue
             self._take(found, place, metric, labels, samples)
-        return found.rows(self._usual_profile)
+        return found.rows(self._values.usual_profile)
 
     def _take(self, found: _Samples, place: int, metric: str, labels: dict[str, str], samples: Any) -> None:
         """Put the samples of a series, as values of a metric in the contract's unit, into their rows."""
@@ -344,9 +339,9 @@ class RemoteWrite:
         if server is None:
             found.refuse_series(place, f"the labels of {shorten(labels[_NAME])} do not name a server", samples)
             return
-        factor, offset = self._units[metric]
-        clip = self._clip[metric]
-        stated = self._stated_profile(server, labels)
+        factor, offset = self._values.units[metric]
+        clip = self._values.clip[metric]
+        stated = self._values.stated_profile(server, labels)
         for sample in samples:
             value = sample.value
             if math.isnan(value):  # the end of a series, or a quotient of nothing
@@ -358,22 +353,6 @@ class RemoteWrite:
             elif factor < 0 and -IDLE_ROUNDING <= value < 0:
                 value = 0.0  # the importer's rule, too: idle and waiting time may add up to a bit more than 100 %
             found.add(place, server, sample.timestamp, metric, value, stated)
-
-    def _stated_profile(self, server: str, labels: Mapping[str, str]) -> str | None:
-        """Profile by a label or by the mapping's rules; None where they say nothing."""
-        section = self._mapping.profile
-        for label in self._mapping.profile_labels:
-            if value := labels.get(label):
-                named = section.values.get(value, value)
-                if named in VALID_PROFILES:
-                    return named
-                break
-        return next((profile for pattern, profile in self._rules if pattern.search(server)), None)
-
-    def _usual_profile(self, server: str) -> str:
-        """Profile of a new server of which nothing states one: by its name, or the mapping's default."""
-        named = profile_for_name(server)
-        return self._mapping.profile.default if named == GENERIC_PROFILE else named
 
 
 class _Samples:
