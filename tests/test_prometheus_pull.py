@@ -18,10 +18,9 @@ from test_daemon_process import daemon, run_to_the_end, wait_for
 from common_utils import floor_to_step, utc_now
 from daemon_rows import RowLimits
 from data_contract import STEP_MINUTES
-from doctor_daemon import pull_findings
 from history_store import HistoryStore
 from prometheus_mapping import parse_prometheus_mapping
-from prometheus_pull import PROGRESS_FILE, PullState, judge_table
+from prometheus_pull import PROGRESS_FILE, judge_table
 from prometheus_values import MappedValues
 
 needs_prometheus = pytest.mark.skipif(bool(MISSING), reason=WHY_NOT)
@@ -103,16 +102,6 @@ def test_servers_beyond_the_limit_are_refused() -> None:
     rows = [(NOW, f"server{number}", None, {"cpu_pct": 0.5}) for number in range(5)]
     found = judged(*rows)
     assert len(found.frame) == 3 and found.rejected == 2
-
-
-# --------------------------------------------------------------------------------------------------------- what is told
-def test_the_doctor_tells_a_pull_that_fails_lags_or_finds_nothing() -> None:
-    well = PullState(until=floor_to_step(utc_now(), STEP_MINUTES), last_success=utc_now()).as_dict(0)
-    assert list(pull_findings(None)) == list(pull_findings(well)) == []
-    late = {**well, "behind_seconds": 3600, "absent_metrics": ["mem_pct"]}
-    assert [found.key for found in pull_findings(late)] == ["daemon-pull-behind", "daemon-pull-absent"]
-    failing = {**late, "error": {"what": "It does not answer."}, "absent_metrics": []}
-    assert [found.key for found in pull_findings(failing)] == ["daemon-pull-fails"]
 
 
 @pytest.mark.parametrize(

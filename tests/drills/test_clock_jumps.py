@@ -7,6 +7,7 @@ whose clock somebody sets. The clients' clocks stay right.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
@@ -16,15 +17,22 @@ from typing import Any
 
 import pytest
 from conftest import FLEET, make_fleet
-from test_daemon_process import NOW, Process, daemon, json_rows, wait_for
+from test_daemon_process import Process, daemon, json_rows, wait_for
 from websockets.sync.client import ClientConnection, connect
 
-from common_utils import iso_z, utc_now
+from common_utils import floor_to_step, iso_z, utc_now
 
 JUMP = timedelta(hours=2)
+NOW = floor_to_step(utc_now(), 5)
 LIBRARY = next(iter(sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))), None)
 
 pytestmark = pytest.mark.skipif(LIBRARY is None, reason="needs libfaketime: apt-get install faketime")
+
+
+@pytest.fixture(autouse=True)
+def _the_present(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was the present when the tests were collected is old data when they come late in a long suite."""
+    monkeypatch.setattr(sys.modules[__name__], "NOW", floor_to_step(utc_now(), 5))
 
 
 class Clock:
