@@ -134,6 +134,9 @@ class Settings(BaseSettings):
     max_servers: int = Field(20_000, ge=1, description="servers after which rows of further ones are refused")
     max_websockets: int = Field(100, ge=0, description="WebSocket clients served at a time")
     history_keep_days: int = Field(30, ge=2, le=3650, description="days kept on disk before the newest row")
+    history_compact_days: int = Field(
+        10, ge=0, le=3650, description="days after which a whole day moves to a Parquet file of its own; 0: never"
+    )
     forecast_keep_days: float = Field(3.0, ge=0, le=3650, description="days that past forecasts are kept; 0: none")
     offline_after_minutes: float = Field(60.0, ge=5, description="a server silent for longer than the rest is offline")
     model_check_seconds: float = Field(5.0, ge=0.1, le=3600, description="how often the model folder is looked at")

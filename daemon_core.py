@@ -100,6 +100,7 @@ class Daemon:
         self._counting = threading.Lock()  # rows come by the event loop, and by the thread that pulls
         self._body_bytes = 0
         self._pruned_until: datetime | None = None
+        self._compacting: threading.Thread | None = None
         self.stream = PredictionStream(settings.max_websockets)
         self.alerts = AlertDesk(settings)
         self.delivery = AlertDelivery(settings, self.alerts, settings.history_dir, self._judge_alerts)
@@ -337,6 +338,23 @@ class Daemon:
             self._loop.forget(self._store.prune(until))
         except ProductError as error:
             log.warning("old history could not be deleted", reason=error.what)
+        if self._settings.history_compact_days and not (self._compacting and self._compacting.is_alive()):
+            # What forecasts are made of stays in SQLite, so that a start reads no file of a day
+            days = max(self._settings.history_compact_days, self._settings.history_hours / 24 + 1)
+            self._compacting = threading.Thread(
+                target=self._compact, args=(newest - timedelta(days=days),), name="history-upkeep", daemon=True
+            )
+            self._compacting.start()
+
+    def _compact(self, before: datetime) -> None:
+        """Move old days to their files, in a thread of its own."""
+        try:
+            moved = self._store.compact(before)
+        except ProductError as error:
+            log.warning("old days could not be moved to files", reason=error.what)
+        else:
+            if moved:
+                log.info("old days moved to files", rows=moved, days=len(self._store.days.days))
 
     def _published(self, published: PredictionSet) -> None:
         """Tell those who wait for new forecasts, and remember them; called by the forecast loop."""
@@ -589,6 +607,8 @@ class Daemon:
                 "newest": store.newest and iso_z(store.newest),
                 "set_aside": store.set_aside and store.set_aside.name,
                 "rescued_rows": store.rescued_rows,
+                "days": len(store.days.days),
+                "damaged_days": list(store.days.damaged),
             },
             "prediction_time": published.prediction_time if published else None,
             "generated_at": published.generated_at if published else None,

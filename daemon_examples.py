@@ -201,6 +201,8 @@ EXAMPLES: Final[dict[str, Any]] = {
             "newest": "2026-11-22T14:05:00Z",
             "set_aside": None,
             "rescued_rows": 0,
+            "days": 21,
+            "damaged_days": [],
         },
         **{name: value for name, value in _SOURCE.items() if name != "model"},
         "forecasts": {

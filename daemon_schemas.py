@@ -288,6 +288,7 @@ class HistoryStatus(Answer):
     """What is kept on disk.
 
     `set_aside` names a damaged file that was moved out of the way at the start; `rescued_rows` were saved out of it.
+    `days` have a Parquet file of their own; `damaged_days` names those of them that were set aside since the start.
     """
 
     rows: int
@@ -295,6 +296,8 @@ class HistoryStatus(Answer):
     newest: AwareDatetime | None
     set_aside: str | None
     rescued_rows: int
+    days: int
+    damaged_days: list[str]
 
 
 class ForecastStatus(Answer):

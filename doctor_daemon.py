@@ -134,6 +134,8 @@ def status_findings(status: Mapping[str, Any], url: str, settings: Settings) -> 
         yield Finding(
             "daemon-history-damaged", f"{what}{status['history']['rescued_rows']:,} rows were rescued out of it."
         )
+    if damaged := status["history"].get("damaged_days"):
+        yield Finding("daemon-day-damaged", f"Day file(s) of the history were damaged: {shorten(damaged, 3)}.")
     if status["forecasts"]["errors"]:
         done = status["forecasts"]["count"]
         what = f"{status['forecasts']['errors']:,} forecast(s) of the fleet failed since the start; {done:,} were made."

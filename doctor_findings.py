@@ -391,6 +391,13 @@ KINDS: Final[dict[str, Kind]] = {
         "look after the disk; then put the file away and start the daemon again",
         "Docs/OPERATIONS.md",
     ),
+    "daemon-day-damaged": Kind(
+        "daemon",
+        "problem",
+        "What could be read of these days is served; the rest is missing in charts of the past, not in forecasts.",
+        "look at the disk; a backup of history/daily/ has the whole day",
+        "Docs/OPERATIONS.md",
+    ),
     "daemon-disk-full": Kind(
         "daemon",
         "problem",

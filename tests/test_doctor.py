@@ -23,8 +23,9 @@ from test_daemon_process import Process, daemon, json_rows, wait_for
 from api_keys import create_key
 from common_utils import floor_to_step, utc_now
 from config import load_settings
+from daemon_examples import EXAMPLES
 from doctor import Diagnosis, examine, show_diagnosis
-from doctor_daemon import check_daemon, check_dashboard, clock_findings, pull_findings
+from doctor_daemon import check_daemon, check_dashboard, clock_findings, pull_findings, status_findings
 from doctor_data import check_data, check_model
 from doctor_findings import KINDS, SECTIONS, Finding
 from doctor_installation import (
@@ -383,6 +384,13 @@ def test_a_person_is_told_what_why_how_and_where_without_colours_in_a_pipe(place
 def test_an_unknown_section_is_wrong_usage(place):
     done = run(place, "daemons")
     assert done.returncode == 2 and "daemon" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_day_of_the_history_that_is_damaged():
+    settings = load_settings()
+    status = json.loads(json.dumps(EXAMPLES["GET /status"]))
+    status["history"]["damaged_days"] = ["2026-03-06.parquet.damaged-20260309T000000Z"]
+    assert "daemon-day-damaged" in keys_of(status_findings(status, "http://127.0.0.1:8000", settings))
 
 
 def test_a_pull_that_fails_lags_or_finds_nothing():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import shutil
 import tempfile
@@ -18,6 +19,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invar
 
 import history_store
 from data_contract import (
+    DAY_STEPS,
     METRIC_COLUMNS,
     PROFILE,
     REQUIRED_COLUMNS,
@@ -112,9 +114,39 @@ class HistoryMachine(RuleBasedStateMachine):
         assert [each.changed.tolist() for each in stored] == expected
 
     @rule(moment=moments)
+    def compact(self, moment: datetime) -> None:
+        whole = step_of(moment) // DAY_STEPS
+        there = sum(step_of(at) // DAY_STEPS < whole for _, at in self.kept)
+        moved = self.store.compact(moment)
+        assert moved <= there
+        connection = self.store._file._connection
+        left = connection.execute("SELECT count(*) FROM samples WHERE step < ?", (whole * DAY_STEPS,)).fetchone()[0]
+        assert left == 0 and set(self.store.days.days) >= {
+            step_of(at) // DAY_STEPS for _, at in self.kept if step_of(at) // DAY_STEPS < whole
+        }
+
+    @rule(moment=moments)
+    def compact_and_crash_before_rows_are_deleted(self, moment: datetime) -> None:
+        """The file is in its place, and SQLite still has all that is in it, or a part."""
+        delete, calls = HistoryStore._delete, iter(range(1000))
+
+        def crash(store: HistoryStore, after: int, until: int) -> int:
+            if next(calls) > 2:
+                raise DataFileError("killed", why="", fix="")
+            return delete(store, after, until)
+
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(HistoryStore, "_delete", crash)
+            with contextlib.suppress(DataFileError):
+                self.store.compact(moment)
+        self.close_and_open()
+
+    @rule(moment=moments)
     def prune(self, moment: datetime) -> None:
         names = {name for name, _ in self.kept}
         before = step_of(moment)
+        if before // DAY_STEPS in self.store.days.days:
+            before -= before % DAY_STEPS  # a day that has a file goes as a whole
         self.kept = {key: row for key, row in self.kept.items() if step_of(key[1]) >= before}
         assert set(self.store.prune(moment)) == names - {name for name, _ in self.kept}
 
