@@ -127,9 +127,11 @@ class _StatusCollector(Collector):
             bool(status["history"]["set_aside"]),
         )
 
-        yield _gauge("tft_store_days", "Days of the history in a Parquet file of their own.", status["history"]["days"])
+        yield _gauge(
+            "tft_store_day_files", "Days of the history in a Parquet file of their own.", status["history"]["days"]
+        )
         damaged = len(status["history"]["damaged_days"])
-        yield _gauge("tft_store_damaged_days", "Such files that were found damaged since the start.", damaged)
+        yield _gauge("tft_store_damaged_day_files", "Such files that were found damaged since the start.", damaged)
 
         rows = CounterMetricFamily("tft_ingest_rows", "Rows sent, by what became of them.", labels=["result"])
         for result, count in status["ingest"].items():

@@ -357,11 +357,11 @@ class HistoryStore:
             first, last = max(day * DAY_STEPS, first_step), min((day + 1) * DAY_STEPS - 1, last_step)
             if first <= last:
                 own = self._day_of_server(day, name, number)
-                step_of_row = microseconds_of(own[TIMESTAMP]) // STEP_US
-                for step, there in own.groupby(step_of_row):
-                    if first <= step <= last:
-                        metrics[step - first_step] = there[list(METRIC_COLUMNS)].mean().to_numpy(dtype=np.float64)
-                        state_of[step - first_step] = there[STATE].iloc[-1]
+                own.index = pd.Index(microseconds_of(own[TIMESTAMP]) // STEP_US)
+                own = own[(own.index >= first) & (own.index <= last)]
+                means = own[list(METRIC_COLUMNS)].groupby(level=0).mean()
+                metrics[means.index.to_numpy() - first_step] = means.to_numpy(dtype=np.float64)
+                state_of[own.index.to_numpy() - first_step] = own[STATE].to_numpy()  # of a step's rows the last stays
         frame = pd.DataFrame(metrics, index=steps, columns=list(METRIC_COLUMNS))
         frame[STATE] = pd.Series(state_of, index=steps, dtype=object)
         return frame

@@ -59,6 +59,7 @@ BENCHMARKS = (
     Benchmark("inference"),
     Benchmark("training", ("--quick",)),
     Benchmark("daemon", ("--seconds", "10", "--servers", "90", "1000"), needs_model=True),
+    Benchmark("history", ("--servers", "100")),
     Benchmark("restart", ("--servers", "100"), needs_model=True),
     Benchmark("dashboard", ("--servers", "90", "--rounds", "3", "--viewer-seconds", "10"), needs_model=True),
     Benchmark("soak", ("--minutes", "2"), needs_model=True),

@@ -260,7 +260,7 @@ def test_the_daemon_moves_old_days_and_serves_their_history(tiny_model_dir: Path
         assert history["rows"] == len(old) and history["days"] >= 2 and history["damaged_days"] == []
         series = process.get("/history/ppweb001?hours=150")
         assert sum(value is not None for value in series["metrics"]["cpu_pct"]) == 6 * 288
-        assert "tft_store_days" in process.client.get("/metrics").text
+        assert "tft_store_day_files" in process.client.get("/metrics").text
     first = min((folder / "history" / DAILY_FOLDER).glob("*.parquet"))
     first.write_bytes(first.read_bytes()[:-20])
     with daemon(folder, tiny_model_dir, **settings) as process:
