@@ -117,10 +117,12 @@ def _fish(commands: Sequence[CommandWords]) -> str:
                 continue
             takes = f"-x {choices} " if choices else "-r " if option.takes_value else ""
             for name in option.names:
-                lines.append(
-                    _fish_line(command.words, f"-l {name.removeprefix('--')} {takes}-d {_quoted(option.help)}")
-                )
+                lines.append(_fish_line(command.words, f"{_fish_name(name)} {takes}-d {_quoted(option.help)}"))
     return _FISH + "\n".join(dict.fromkeys(lines)) + "\n"
+
+
+def _fish_name(option: str) -> str:
+    return f"-l {option[2:]}" if option.startswith("--") else f"-s {option[1:]}"
 
 
 def _fish_line(words: Sequence[str], rest: str) -> str:

@@ -114,6 +114,7 @@ def _stdout() -> Console:
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else, to standard output.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress: the result and errors alone.")]
 ModelDir = Annotated[
     Path | None, typer.Option("--model-dir", help="Model folder.", show_default="models_dir/latest, ./models/latest/")
 ]
@@ -293,6 +294,7 @@ def generate(
         float,
         typer.Option("--warmup_hours", "--warmup-hours", min=0, help="Hours of the past posted first (--stream)."),
     ] = 48.0,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Make a fleet that could have been: contract Parquet, its metadata and server ids; or stream it live."""
@@ -312,7 +314,7 @@ def generate(
         offline_mode=offline_mode,
         scenario=scenario,
     )
-    with _progress("Generating", quiet=as_json) as progress:
+    with _progress("Generating", quiet=quiet or as_json) as progress:
         made = make_fleet(
             options, settings.data_dir, progress=progress, file_format=file_format, workers=workers
         ).as_dict()
@@ -407,6 +409,7 @@ def import_(
         Path | None, typer.Option(metavar="FILE", help="Write the proposed mapping to this file (--explain).")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the file that --write names (--explain).")] = False,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Bring foreign CSV or Parquet, or what a Prometheus has, under the contract; every repair is counted."""
@@ -422,7 +425,8 @@ def import_(
     if prometheus is not None and not list_presets:
         if files:
             raise typer.BadParameter("give either files or --prometheus.", param_hint="FILE…")
-        _import_prometheus(prometheus, preset, mapping, out_dir, since, until or "now", step or "5m", as_json=as_json)
+        span = (since, until or "now", step or "5m")
+        _import_prometheus(prometheus, preset, mapping, out_dir, *span, quiet=quiet, as_json=as_json)
         return
     if not list_presets and not files:
         raise typer.BadParameter("name at least one file to import.", param_hint="FILE…")
@@ -444,7 +448,7 @@ def import_(
     else:
         assert mapping is not None
         chosen = importer.load_mapping(mapping)
-    with _progress("Importing", quiet=as_json) as progress:
+    with _progress("Importing", quiet=quiet or as_json) as progress:
         report = importer.import_files(files, chosen, _settings(data_dir=out_dir).data_dir, progress=progress)
     if as_json:
         show_json(report.as_dict())
@@ -506,6 +510,7 @@ def _import_prometheus(
     until: str,
     step: str,
     *,
+    quiet: bool,
     as_json: bool,
 ) -> None:
     if (preset is None) == (mapping is None):
@@ -522,7 +527,7 @@ def _import_prometheus(
 
     chosen = load_prometheus_preset(preset) if preset is not None else load_prometheus_mapping(mapping or Path())
     folder = _settings(data_dir=out_dir).data_dir
-    with _progress("Importing", quiet=as_json) as progress:
+    with _progress("Importing", quiet=quiet or as_json) as progress:
         report = import_prometheus(url, chosen, folder, since, until, step, progress=progress, tell=tell)
     if as_json:
         show_json(report.as_dict())
@@ -554,6 +559,7 @@ def export(
     until: Annotated[
         datetime | None, typer.Option(metavar="TIME", formats=TIME_FORMATS, help="Only rows before then, UTC.")
     ] = None,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Write contract data as one CSV or Parquet file, whole or cut; `import --preset contract` brings it back."""
@@ -566,7 +572,7 @@ def export(
     from metrics_exporter import export_file
 
     source = path or _settings().data_dir
-    with _progress("Exporting", quiet=as_json) as progress:
+    with _progress("Exporting", quiet=quiet or as_json) as progress:
         report = export_file(source, out, chosen, servers=server, since=since, until=until, progress=progress).as_dict()
     if as_json:
         show_json(report)
@@ -597,6 +603,7 @@ def validate(
     all_servers: Annotated[
         bool, typer.Option("--all-servers", help="With --json: every server, not only the 1,000 worst.")
     ] = False,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Check data, a model folder or both; all findings at once; exit 1 if there are errors.
@@ -610,7 +617,7 @@ def validate(
     advice: dict[str, str] = {}
     if path is not None or model_dir is None:
         path = path or _settings().data_dir
-        with _progress("Validating", quiet=as_json) as progress:
+        with _progress("Validating", quiet=quiet or as_json) as progress:
             answer["data"] = validator.validate_file(path, progress=progress).as_dict(all_servers=all_servers)
         advice["data"] = ContractError.from_findings(str(path), []).advice
     if model_dir is not None:
@@ -695,6 +702,7 @@ def train(
             "--hold-out-servers", min=0, max=0.5, help="Share of the servers not to see: they can judge the model."
         ),
     ] = 0.0,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Learn from contract data: a model folder, to which `models/latest` points.
@@ -730,7 +738,7 @@ def train(
             max_seconds=max_seconds,
             hardware=hardware,
             restrictions=Restrictions(until, hold_out_servers),
-            console=None if as_json else Console(stderr=True),
+            console=None if quiet or as_json else Console(stderr=True),
         )
     if as_json:
         info = json.loads((folder / "training_info.json").read_text(encoding="utf-8"))
@@ -884,6 +892,7 @@ def backtest(
     seed: Annotated[
         int | None, typer.Option(min=0, help="Seed of everything random.", show_default="setting seed")
     ] = None,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Judge forecasts on time and servers the model has not seen, beside what people would use instead.
@@ -942,8 +951,8 @@ def backtest(
     )
     if output is not None:
         insist_on_output(output)
-    with _steps(quiet=as_json) as tell:
-        console = None if as_json else Console(stderr=True)
+    with _steps(quiet=quiet or as_json) as tell:
+        console = None if quiet or as_json else Console(stderr=True)
         result = run_backtest(settings.data_dir, settings, options, tell=tell, console=console)
     answer = result.as_dict()
     written = [] if output is None else write_result(answer, output)

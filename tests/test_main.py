@@ -409,3 +409,19 @@ def test_a_dashboards_port_that_is_in_use_is_refused(tmp_path):
         taken.listen()
         done = run("dashboard", "--port", str(taken.getsockname()[1]), cwd=tmp_path)
     assert done.returncode == 1 and "is in use" in done.stderr and "--port" in done.stderr
+
+
+def test_quiet_leaves_the_result_alone(fleet_file, tmp_path):
+    cheap = {"TFT_HIDDEN_SIZE": "8", "TFT_ATTENTION_HEADS": "2", "TFT_WINDOWS_PER_EPOCH": "128", "TFT_BATCH_SIZE": "32"}
+    cheap |= {"TFT_ENCODER_PIECES": "3x12,12x1", "TFT_DECODER_PATCH": "12", "TFT_LEARNING_RATE": "0.01"}
+    words = ("train", "--data", str(fleet_file), "--preset", "quick", "--models-dir", str(tmp_path / "models"))
+    done = run(*words, "--quiet", **cheap)
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    assert len(done.stdout.splitlines()) == 2 and "The model is trained" in done.stdout
+    wrong = run("validate", str(tmp_path / "nothing.parquet"), "-q")
+    assert wrong.returncode == 1 and "To fix it" in wrong.stderr
+
+
+@pytest.mark.parametrize("command", ["generate", "import", "export", "validate", "train", "backtest"])
+def test_every_long_command_can_be_quiet(command):
+    assert "--quiet" in help_of(command)
