@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import tempfile
 import threading
 import time
@@ -19,6 +20,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import psutil
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from data_contract import DAY_STEPS, METRIC_COLUMNS, PROFILE, SERVER_NAME, STATE, STEP_MINUTES, TIMESTAMP
 from fleet_grid import step_of

@@ -33,6 +33,14 @@ def test_every_benchmark_is_among_them_and_knows_its_options():
         assert ('"--model-dir"' in text) >= each.needs_model, each.name
 
 
+@pytest.mark.parametrize("each", BENCHMARKS, ids=names())
+def test_every_benchmark_starts_from_any_folder(each, tmp_path):
+    command = [sys.executable, str(each.path()), "--help"]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "--json" in done.stdout, done.stderr
+
+
 def test_results_are_kept_and_not_measured_twice(tmp_path):
     first = run("--only", "data,realism,gifteval", "--out", str(tmp_path))
     assert first.returncode == 0, first.stderr
