@@ -2,6 +2,7 @@
 
 BIN := .venv/bin
 STAMP := .venv/requirements.sha256
+WORKERS := logical
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo notebook test coverage screenshots bench docs lint format lock resolve audit baselines clean
@@ -32,8 +33,8 @@ else
 	@exec $(BIN)/jupyter lab _StartHere.ipynb
 endif
 
-test: $(STAMP)  ## all tests; RANDOM=1 shuffles modules and tests, RANDOM=1234 as the run that said so did
-	$(BIN)/python -m pytest $(if $(RANDOM),-p randomly $(if $(filter-out 1,$(RANDOM)),-p randomly_seed=$(RANDOM)))
+test: $(STAMP)  ## all tests, on up to 4 cores (WORKERS=0: one by one); RANDOM=1 shuffles them, RANDOM=1234 as that run did
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --maxprocesses 4 --dist loadfile $(if $(RANDOM),-p randomly $(if $(filter-out 1,$(RANDOM)),-p randomly_seed=$(RANDOM)))
 
 coverage: $(STAMP)  ## all tests, and how much of our lines they run, those of started programs included; below 90 % is an error
 	@rm -f .coverage .coverage.*

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Each of several workers has a core: threads that wait for each other would only spin. Before NumPy and torch load.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pandas as pd
